@@ -1,0 +1,216 @@
+"""What Hyperstack's answers mean: exact bytes in, typed items out, one reason for each item that cannot be read.
+
+Owns the vendor's field names, wrapper keys and quirks: `success` against `status`, two possible wrapper keys, prices as
+strings, instants with and without zone, integer zeros, amounts as binary floats. Numbers become Decimal straight from
+the text. NaN, Infinity, lone surrogates and endless nesting are refused by the JSON reader. Does not own which rows are
+plausible: that is `contracts`.
+
+Source: the vendor's API description of 2026, its examples and its SDKs; facts that only examples show are in the tests.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+import msgspec
+
+from spotinference_pipeline.errors import HyperstackError
+
+USAGE = "/billing/billing/usage"
+HISTORY = "/billing/billing/history"
+CREDIT = "/billing/user-credit/credit"
+VIRTUAL_MACHINES = "/core/virtual-machines"
+VOLUMES = "/core/volumes"
+PRICE_BOOK = "/pricebook"
+VM_EVENTS = "/core/virtual-machines/{vm_id}/events"
+
+Count = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+_ENVELOPE = frozenset({"status", "success", "message", "error_reason", "page", "page_size", "count"})
+
+
+class UsageItem(msgspec.Struct, frozen=True):
+    """A resource's running counters. `total_bill` is USD since `create_time`; `bill_per_minute` is null once it ended."""
+
+    resource_id: Count
+    resource_type: str
+    total_bill: Decimal
+    create_time: datetime
+    active: bool
+    name: str | None = None
+    bill_per_minute: Decimal | None = None
+    terminate_time: datetime | None = None
+    exclude_billing: bool = False
+
+
+class Flavor(msgspec.Struct, frozen=True):
+    """What a VM is made of; `gpu` is empty for CPU flavors."""
+
+    name: str | None = None
+    gpu: str | None = None
+    gpu_count: Count | None = None
+
+
+class VirtualMachine(msgspec.Struct, frozen=True):
+    """A machine of the fleet; `status` is upper case, unknown words are kept."""
+
+    id: Count
+    status: str
+    name: str | None = None
+    flavor: Flavor | None = None
+    floating_ip: str | None = None
+    floating_ip_status: str | None = None
+
+
+class VmEvent(msgspec.Struct, frozen=True):
+    """Something that happened to a machine, to the second."""
+
+    instance_id: Count
+    time: datetime
+    reason: str
+
+
+class Price(msgspec.Struct, frozen=True):
+    """A price per unit-hour in USD: `value` after discount, `original_value` at list price. Both come as strings."""
+
+    name: str
+    value: Decimal
+    original_value: Decimal | None = None
+
+
+class Credit(msgspec.Struct, frozen=True):
+    """The prepaid balance in USD; may be below zero."""
+
+    credit: Decimal
+
+
+class BillingAttributes(msgspec.Struct, frozen=True):
+    id: str | None = None
+    infrahub_id: Count | None = None
+    resource_name: str | None = None
+    status: str | None = None
+
+
+class BillingRow(msgspec.Struct, frozen=True):
+    """A row of the billing history: one resource, or the organisation, in the window that was asked for."""
+
+    metrics: dict[str, msgspec.Raw]
+    attributes: BillingAttributes = BillingAttributes()
+
+    def amounts(self) -> dict[str, Decimal]:
+        """Give the row's amounts of money by their names; a figure that is null is left out.
+
+        Raises: ValueError when an amount is not a number.
+        """
+        amounts = {name: _AMOUNT.decode(raw) for name, raw in self.metrics.items() if name.endswith(("_bill", "_cost"))}
+        return {name: amount for name, amount in amounts.items() if amount is not None}
+
+
+_AMOUNT: msgspec.json.Decoder[Decimal | None] = msgspec.json.Decoder(Decimal | None)
+
+
+@dataclass(frozen=True)
+class BadItem:
+    """An item that cannot be read, its place in the answer, and its bytes."""
+
+    position: str
+    reason: str
+    content: bytes
+
+
+_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (UsageItem, VirtualMachine, VmEvent, Price, Credit, BillingRow)
+}
+Item = UsageItem | VirtualMachine | VmEvent | Price | Credit | BillingRow
+
+
+def read_items(endpoint: str, content: bytes) -> list[Item | BadItem]:
+    """Read an answer with status 200 into the items of its endpoint.
+
+    Endpoints that the pipeline keeps but does not read give no items.
+    Raises: HyperstackError when the answer as a whole cannot be read: not JSON, no wrapper, `status` false.
+    """
+    reader = _reader(endpoint)
+    if reader is None:
+        _decode(content, msgspec.Raw)
+        return []
+    wrapper, item_type = reader
+    decoder = _DECODERS[item_type]
+    return [_read_item(decoder, position, raw) for position, raw in enumerate(wrapper(content))]
+
+
+def utc(instant: datetime) -> datetime:
+    """Read a vendor's instant: without a zone it is UTC."""
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+def _read_item(decoder: msgspec.json.Decoder[Any], position: int, raw: msgspec.Raw) -> Item | BadItem:
+    try:
+        item: Item = decoder.decode(raw)
+    except (msgspec.MsgspecError, ValueError) as error:
+        return BadItem(f"item {position}", str(error), bytes(raw))
+    return item
+
+
+Wrapper = Callable[[bytes], list[msgspec.Raw]]
+
+
+def _reader(endpoint: str) -> tuple[Wrapper, type[Item]] | None:
+    if endpoint.startswith(VIRTUAL_MACHINES + "/") and endpoint.endswith("/events"):
+        return (lambda content: _list_of(_envelope(content), "instance_events", "virtual_machine_events")), VmEvent
+    if endpoint.startswith(HISTORY):
+        return _history_rows, BillingRow
+    readers: dict[str, tuple[Wrapper, type[Item]]] = {
+        USAGE: ((lambda content: _list_of(_envelope(content), "data")), UsageItem),
+        VIRTUAL_MACHINES: ((lambda content: _list_of(_envelope(content), "instances")), VirtualMachine),
+        PRICE_BOOK: ((lambda content: _decode(content, list[msgspec.Raw])), Price),
+        CREDIT: ((lambda content: [_member(_envelope(content), "data")]), Credit),
+    }
+    return readers.get(endpoint)
+
+
+def _decode(content: bytes, kind: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        start = content[:40].decode(errors="replace")
+        raise HyperstackError(f"body: expected JSON of this endpoint, found {start!r} ({error})") from None
+
+
+def _envelope(content: bytes) -> dict[str, msgspec.Raw]:
+    members: dict[str, msgspec.Raw] = _decode(content, dict[str, msgspec.Raw])
+    for flag in ("status", "success"):
+        if flag in members and bytes(members[flag]) == b"false":
+            raise HyperstackError(f"body: expected {flag} true, found false")
+    return members
+
+
+def _member(members: dict[str, msgspec.Raw], *names: str) -> msgspec.Raw:
+    for name in names:
+        if name in members:
+            return members[name]
+    raise HyperstackError(f"body: expected the member {names[0]!r}, found {sorted(members)}")
+
+
+def _list_of(members: dict[str, msgspec.Raw], *names: str) -> list[msgspec.Raw]:
+    rows: list[msgspec.Raw] = _decode(bytes(_member(members, *names)), list[msgspec.Raw])
+    return rows
+
+
+def _history_rows(content: bytes) -> list[msgspec.Raw]:
+    """Find the rows whatever the wrapper is called; a single object with `metrics` is one row."""
+    for wrapper in _objects(_envelope(content)):
+        members = _decode(wrapper, dict[str, msgspec.Raw])
+        if "billing_history" in members:
+            return _list_of(members, "billing_history")
+        if "metrics" in members:
+            return [msgspec.Raw(wrapper)]
+    raise HyperstackError("body: expected an object with 'billing_history' or 'metrics', found none")
+
+
+def _objects(members: dict[str, msgspec.Raw]) -> Iterator[bytes]:
+    for name, raw in members.items():
+        content = bytes(raw)
+        if name not in _ENVELOPE and content.startswith(b"{"):
+            yield content

@@ -1,0 +1,254 @@
+"""What a plausible row looks like: one pandera contract per validated table. The only module that knows pandera.
+
+Owns types, ranges and closed lists of words. `split` never loses a row: each is accepted, or rejected with the rules
+that it breaks. Missing columns are a bug of ours, not a row's fault, and raise. Uniqueness is not here: exact repeats
+are dropped before, by the stage that knows what a repeat is.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pandera.polars as pa
+import polars as pl
+from pandera.errors import SchemaErrors
+
+INSTANT = pl.Datetime("us", "UTC")
+MONEY = pl.Decimal(28, 9)
+RATE = pl.Decimal(28, 15)
+FINE_MONEY = pl.Decimal(38, 18)
+
+_EARLIEST, _LATEST = datetime(2015, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+_MOST_USD = Decimal(10**9)
+_MOST_TOKENS = 10**15
+
+
+def _instant(nullable: bool = False) -> pa.Column:
+    return pa.Column(INSTANT, pa.Check.in_range(_EARLIEST, _LATEST, include_max=False), nullable=nullable)
+
+
+def _number(dtype: Any, low: Any, high: Any, nullable: bool = False) -> pa.Column:
+    return pa.Column(dtype, pa.Check.in_range(low, high), nullable=nullable)
+
+
+def _text(nullable: bool = False) -> pa.Column:
+    return pa.Column(pl.String, pa.Check.str_length(0, 16_384), nullable=nullable)
+
+
+def _word(*words: str) -> pa.Column:
+    return pa.Column(pl.String, pa.Check.isin(words))
+
+
+def _flag(nullable: bool = False) -> pa.Column:
+    return pa.Column(pl.Boolean, nullable=nullable)
+
+
+def _ordered(first: str, second: str) -> pa.Check:
+    return pa.Check(
+        lambda data: data.lazyframe.select(pl.col(first).is_null() | pl.col(second).is_null() | (pl.col(first) <= pl.col(second))),
+        name=f"{first} at or before {second}",
+    )
+
+
+def _at_most(part: str, whole: str) -> pa.Check:
+    return pa.Check(
+        lambda data: data.lazyframe.select(pl.col(part).is_null() | pl.col(whole).is_null() | (pl.col(part) <= pl.col(whole))),
+        name=f"{part} at most {whole}",
+    )
+
+
+def _tokens() -> pa.Column:
+    return _number(pl.Int64, 0, _MOST_TOKENS, nullable=True)
+
+
+_SOURCE = {"source_file": _text(), "source_line": _number(pl.Int64, 1, 2**62)}
+_ID = _number(pl.Int64, 1, 2**62)
+_OPTIONAL_ID = _number(pl.Int64, 1, 2**62, nullable=True)
+
+
+def _no_usage_means_no_tokens() -> pa.Check:
+    return pa.Check(
+        lambda data: data.lazyframe.select(
+            (pl.col("usage_source") == "none") == (pl.col("prompt_tokens").is_null() & pl.col("completion_tokens").is_null())
+        ),
+        name="tokens are null exactly when usage_source is none",
+    )
+
+
+CONTRACTS: Mapping[str, pa.DataFrameSchema] = {
+    "validated.billing_snapshots": pa.DataFrameSchema(
+        {
+            "observed_at": _instant(),
+            "resource_type": _text(),
+            "resource_id": _ID,
+            "resource_name": _text(nullable=True),
+            "created_at": _instant(),
+            "terminated_at": _instant(nullable=True),
+            "rate_usd_per_minute": _number(RATE, Decimal(0), Decimal(10**6), nullable=True),
+            "total_bill_usd": _number(MONEY, -_MOST_USD, _MOST_USD),
+            "is_active": _flag(),
+            "is_excluded": _flag(),
+            **_SOURCE,
+        },
+        checks=[_ordered("created_at", "terminated_at")],
+        strict=True,
+    ),
+    "validated.billing_history": pa.DataFrameSchema(
+        {
+            "observed_at": _instant(),
+            "window_start": _instant(),
+            "window_end": _instant(),
+            "resource_type": _text(),
+            "resource_id": _OPTIONAL_ID,
+            "figure": _text(),
+            "amount_usd": _number(FINE_MONEY, -_MOST_USD, _MOST_USD),
+            **_SOURCE,
+        },
+        checks=[_ordered("window_start", "window_end")],
+        strict=True,
+    ),
+    "validated.credit_balances": pa.DataFrameSchema(
+        {"observed_at": _instant(), "balance_usd": _number(MONEY, -_MOST_USD, _MOST_USD), **_SOURCE}, strict=True
+    ),
+    "validated.prices": pa.DataFrameSchema(
+        {
+            "observed_at": _instant(),
+            "price_name": _text(),
+            "usd_per_hour": _number(RATE, Decimal(0), Decimal(10**6)),
+            "list_usd_per_hour": _number(RATE, Decimal(0), Decimal(10**6), nullable=True),
+            **_SOURCE,
+        },
+        strict=True,
+    ),
+    "validated.vm_states": pa.DataFrameSchema(
+        {
+            "observed_at": _instant(),
+            "vm_id": _ID,
+            "source": _word("fleet", "event", "health"),
+            "vm_status": _text(nullable=True),
+            "reason": _text(nullable=True),
+            "is_ready": _flag(nullable=True),
+            "has_public_ip": _flag(nullable=True),
+            "gpu_name": _text(nullable=True),
+            "gpu_count": _number(pl.Int64, 0, 4096, nullable=True),
+            **_SOURCE,
+        },
+        strict=True,
+    ),
+    "validated.requests": pa.DataFrameSchema(
+        {
+            "request_id": _text(),
+            "started_at": _instant(),
+            "first_byte_at": _instant(nullable=True),
+            "finished_at": _instant(),
+            "endpoint": _text(),
+            "requested_model": _text(nullable=True),
+            "model": _text(nullable=True),
+            "is_stream": _flag(),
+            "is_canary": _flag(),
+            "vm_id": _OPTIONAL_ID,
+            "key_id": pa.Column(pl.String, pa.Check.str_matches(r"^[0-9a-f]{12}$"), nullable=True),
+            "http_status": _number(pl.Int64, 100, 999, nullable=True),
+            "upstream_status": _number(pl.Int64, 100, 999, nullable=True),
+            "end_reason": _word(
+                "complete",
+                "client_gone",
+                "upstream_error",
+                "upstream_timeout",
+                "upstream_gone",
+                "refused",
+                "proxy_stopped",
+            ),
+            "usage_source": _word("engine_final", "engine_partial", "none"),
+            "prompt_tokens": _tokens(),
+            "completion_tokens": _tokens(),
+            "cached_tokens": _tokens(),
+            "reasoning_tokens": _tokens(),
+            "choices": _number(pl.Int64, 0, 10**6, nullable=True),
+            "is_recovered": _flag(),
+            **_SOURCE,
+        },
+        checks=[
+            _ordered("started_at", "finished_at"),
+            _at_most("cached_tokens", "prompt_tokens"),
+            _at_most("reasoning_tokens", "completion_tokens"),
+            _no_usage_means_no_tokens(),
+        ],
+        strict=True,
+    ),
+    "validated.engine_counters": pa.DataFrameSchema(
+        {
+            "observed_at": _instant(),
+            "vm_id": _OPTIONAL_ID,
+            "upstream": _text(nullable=True),
+            "process_started_at": _instant(nullable=True),
+            "prompt_tokens_total": _tokens(),
+            "generation_tokens_total": _tokens(),
+            **_SOURCE,
+        },
+        strict=True,
+    ),
+    "validated.request_begins": pa.DataFrameSchema(
+        {
+            "request_id": _text(),
+            "started_at": _instant(),
+            "endpoint": _text(),
+            "requested_model": _text(nullable=True),
+            "is_stream": _flag(),
+            "is_canary": _flag(),
+            "vm_id": _OPTIONAL_ID,
+            "key_id": _text(nullable=True),
+            **_SOURCE,
+        },
+        strict=True,
+    ),
+    "validated.request_usages": pa.DataFrameSchema(
+        {
+            "request_id": _text(),
+            "observed_at": _instant(),
+            "prompt_tokens": _tokens(),
+            "completion_tokens": _tokens(),
+            **_SOURCE,
+        },
+        strict=True,
+    ),
+    "validated.request_stops": pa.DataFrameSchema({"request_id": _text(), **_SOURCE}, strict=True),
+}
+
+
+def polars_schema(table: str) -> dict[str, Any]:
+    """Give column names and polars types of a contract, in order."""
+    return {name: column.dtype.type for name, column in CONTRACTS[table].columns.items()}
+
+
+def split(table: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Split a frame into the rows that keep the table's contract and the rows that break it.
+
+    The rejected rows have one more column, `reason`: the broken rules in words.
+    Raises: pandera's SchemaErrors when a column is missing, unknown or of another type, which is a bug here.
+    """
+    try:
+        CONTRACTS[table].validate(frame, lazy=True)
+    except SchemaErrors as error:
+        failures = error.failure_cases
+        if failures["index"].null_count():
+            raise
+        reasons = (
+            failures.select(
+                pl.col("index").cast(pl.UInt32),
+                pl.format(
+                    "{}: expected {}, found {}",
+                    pl.col("column").fill_null("row"),
+                    pl.col("check"),
+                    pl.when(pl.col("schema_context") == "Column").then(pl.col("failure_case")).otherwise(pl.lit("otherwise")),
+                ).alias("reason"),
+            )
+            .group_by("index", maintain_order=True)
+            .agg(pl.col("reason").sort().str.join("; "))
+        )
+        indexed = frame.with_row_index("index")
+        rejected = indexed.join(reasons, on="index", how="inner", maintain_order="left").drop("index")
+        accepted = indexed.join(reasons, on="index", how="anti", maintain_order="left").drop("index")
+        return accepted, rejected
+    return frame, frame.clear().with_columns(pl.lit(None, pl.String).alias("reason"))

@@ -1,0 +1,48 @@
+"""The error tree. Every message says what, which, expected against found, and the next step, in one line.
+
+SpotinferenceError
+├── OursError                 something here must be mended: settings, files, database
+│   ├── SettingsError         a setting is missing or wrong
+│   ├── RawFileError          a raw file or segment cannot be read or written
+│   ├── WarehouseError        the DuckDB file is locked, damaged, or a table is missing
+│   ├── PublicationError      a publication would break its own rules
+│   └── VerificationError     published files do not fit together
+└── TheirsError               an outside service did not answer as described
+    └── HyperstackError       Hyperstack's API refused, failed, or sent something unreadable
+"""
+
+
+class SpotinferenceError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class OursError(SpotinferenceError):
+    """Something on our side must be mended before trying again."""
+
+
+class SettingsError(OursError):
+    """A setting is missing or wrong."""
+
+
+class RawFileError(OursError):
+    """A raw file or a log segment cannot be read or written."""
+
+
+class WarehouseError(OursError):
+    """The DuckDB file is locked, damaged or incomplete."""
+
+
+class PublicationError(OursError):
+    """A publication would break its own rules; nothing was published."""
+
+
+class VerificationError(OursError):
+    """Published files do not fit together."""
+
+
+class TheirsError(SpotinferenceError):
+    """An outside service did not do what it says it does."""
+
+
+class HyperstackError(TheirsError):
+    """Hyperstack's API refused, failed, or sent something unreadable."""

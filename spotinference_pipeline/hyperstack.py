@@ -1,0 +1,162 @@
+"""Read-only client of Hyperstack's API: raw bytes and their arrival time, never a parsed value.
+
+Owns the requests: key header, time-outs, retries, size limit, and the list of paths that may be asked at all. In this
+API some GETs change state (start, stop, hibernate), so anything that is not known to be a read is refused here. What
+the answers mean is in `answers`; where they are kept, in `raw`.
+
+Source: the vendor's API description; its rate limit is 500 requests a minute and address, without any header.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Self
+
+import httpx
+import stamina
+
+from spotinference_pipeline.answers import CREDIT, HISTORY, PRICE_BOOK, USAGE, VIRTUAL_MACHINES, VM_EVENTS, VOLUMES
+from spotinference_pipeline.errors import HyperstackError
+from spotinference_pipeline.raw import Exchange, body_members
+
+READS = re.compile(
+    r"/billing/alive|/billing/billing/(usage|history(/[a-z_-]+(/\d+(/graph)?)?)?|last-day-cost"
+    r"|(virtual-machine|volume)/\d+/(billing-events|sub-resource(/graph)?))"
+    r"|/billing/(user-credit/credit|payment/payment-details)"
+    r"|/pricebook(/contracts(/\d+)?|/calculate/resource/[a-z-]+/\d+)?"
+    r"|/core/(virtual-machines(/\d+(/events)?)?|volumes(/\d+)?|snapshots|flavors|environments|regions)"
+)
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 20.0
+BODY_LIMIT_BYTES = 64 * 2**20
+RETRYABLE_STATUSES = frozenset({500, 502, 503, 504})
+
+
+class _TryAgainError(Exception):
+    """Carries nothing: the failed exchange is recorded already."""
+
+
+class Hyperstack:
+    """One method per endpoint; each returns every exchange that it took, failed ones included, oldest first.
+
+    `attempts`: tries of one call within the same snapshot. A 429 is never tried again at once: the limit is by minute.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        clock: Callable[[], datetime],
+        *,
+        attempts: int = 2,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._clock = clock
+        self._attempts = attempts
+        self._client = httpx.Client(
+            base_url=url.rstrip("/"),
+            headers={"api_key": api_key, "accept": "application/json", "accept-encoding": "identity"},
+            timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
+            follow_redirects=False,
+            transport=transport,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._client.close()
+
+    def fetch_usage(self, scheduled_at: datetime, *, deleted: bool = False) -> list[Exchange]:
+        """Ask for the running counters of the active resources, or of the terminated ones."""
+        return self.fetch(scheduled_at, USAGE, {"deleted": "true" if deleted else "false"})
+
+    def fetch_history(self, scheduled_at: datetime, start: datetime, end: datetime) -> list[Exchange]:
+        """Ask for the organisation's totals of [start, end)."""
+        return self.fetch(scheduled_at, HISTORY, {"start_date": _second(start), "end_date": _second(end)})
+
+    def fetch_credit(self, scheduled_at: datetime) -> list[Exchange]:
+        """Ask for the prepaid balance."""
+        return self.fetch(scheduled_at, CREDIT, {})
+
+    def fetch_virtual_machines(self, scheduled_at: datetime) -> list[Exchange]:
+        """Ask for the fleet."""
+        return self.fetch(scheduled_at, VIRTUAL_MACHINES, {})
+
+    def fetch_vm_events(self, scheduled_at: datetime, vm_id: int) -> list[Exchange]:
+        """Ask for everything that ever happened to one machine."""
+        return self.fetch(scheduled_at, VM_EVENTS.format(vm_id=vm_id), {})
+
+    def fetch_volumes(self, scheduled_at: datetime) -> list[Exchange]:
+        """Ask for the volumes."""
+        return self.fetch(scheduled_at, VOLUMES, {})
+
+    def fetch_price_book(self, scheduled_at: datetime) -> list[Exchange]:
+        """Ask for the price book."""
+        return self.fetch(scheduled_at, PRICE_BOOK, {})
+
+    def fetch(self, scheduled_at: datetime, endpoint: str, query: dict[str, str]) -> list[Exchange]:
+        """Ask for one path that is known to be a read.
+
+        Raises: HyperstackError for any other path, before anything is sent.
+        """
+        if not READS.fullmatch(endpoint):
+            raise HyperstackError(f"path {endpoint}: expected a known read, found another; GET changes state in this API")
+        taken: list[Exchange] = []
+        try:
+            for attempt in stamina.retry_context(on=_TryAgainError, attempts=self._attempts, wait_initial=1.0, timeout=45.0):
+                with attempt:
+                    taken.append(self._exchange(scheduled_at, endpoint, query))
+                    if taken[-1].status is None or taken[-1].status in RETRYABLE_STATUSES:
+                        raise _TryAgainError
+        except _TryAgainError:
+            pass
+        return taken
+
+    def _exchange(self, scheduled_at: datetime, endpoint: str, query: dict[str, str]) -> Exchange:
+        started_at = self._clock()
+        status: int | None = None
+        date: str | None = None
+        content: bytes | None = None
+        failure: str | None = None
+        try:
+            with self._client.stream("GET", endpoint, params=query) as response:
+                status, date = response.status_code, response.headers.get("date")
+                content = _read_body(response)
+        except httpx.HTTPError as error:
+            # Only the kind: an exception's text may quote the request.
+            status, failure = None, f"no answer: {type(error).__name__}"
+        except HyperstackError as error:
+            status, failure = None, str(error)
+        return Exchange(
+            scheduled_at=scheduled_at,
+            started_at=started_at,
+            finished_at=self._clock(),
+            endpoint=endpoint,
+            query=query,
+            status=status,
+            date=date,
+            error=failure,
+            **body_members(content),
+        )
+
+
+def minute_of(instant: datetime) -> datetime:
+    """Give the minute that an instant lies in."""
+    return instant - timedelta(seconds=instant.second, microseconds=instant.microsecond)
+
+
+def _read_body(response: httpx.Response) -> bytes:
+    if encoding := response.headers.get("content-encoding"):
+        raise HyperstackError(f"body: expected no content-encoding, found {encoding!r}")
+    content = bytearray()
+    for piece in response.iter_raw():
+        content += piece
+        if len(content) > BODY_LIMIT_BYTES:
+            raise HyperstackError(f"body: expected at most {BODY_LIMIT_BYTES} bytes, found more")
+    return bytes(content)
+
+
+def _second(instant: datetime) -> str:
+    return instant.strftime("%Y-%m-%dT%H:%M:%S")

@@ -1,0 +1,175 @@
+"""Append-only raw files: the only state of the pipeline.
+
+Owns the framing of a line (JSON with a CRC32C as its last member), the file format of Hyperstack exchanges and their
+folders (docs/raw-files.md). Does not own what an answer means (`answers`), nor the request log's records (`request_log`).
+"""
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import google_crc32c
+import msgspec
+
+from spotinference_pipeline.errors import RawFileError
+from spotinference_pipeline.windows import format_instant
+
+_TAIL_BYTES = len(b',"c":"xxxxxxxx"}')
+
+
+class Exchange(msgspec.Struct, frozen=True, kw_only=True):
+    """One HTTP exchange with Hyperstack as it happened; instants are UTC."""
+
+    v: int = 1
+    scheduled_at: datetime
+    started_at: datetime
+    finished_at: datetime
+    endpoint: str
+    query: dict[str, str]
+    status: int | None
+    date: str | None = None
+    sha256: str | None = None
+    body: str | None = None
+    body_base64: str | None = None
+    error: str | None = None
+
+    @property
+    def observed_at(self) -> datetime:
+        """Middle of the request: the best guess of when the answer was true."""
+        return self.started_at + (self.finished_at - self.started_at) / 2
+
+    def body_bytes(self) -> bytes | None:
+        """Give the body's exact bytes, None when no answer came.
+
+        Raises: RawFileError when they do not have the digest that was taken on arrival.
+        """
+        if self.body_base64 is not None:
+            try:
+                content = base64.b64decode(self.body_base64, validate=True)
+            except ValueError:
+                raise RawFileError("body_base64: expected base64") from None
+        elif self.body is not None:
+            content = self.body.encode()
+        else:
+            return None
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise RawFileError("body: expected the sha256 of its arrival, found another")
+        return content
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line that cannot be trusted; `content` is what is there."""
+
+    line: int
+    reason: str
+    content: bytes
+
+
+def frame(document: bytes) -> bytes:
+    """Close a JSON object with its checksum and a newline."""
+    crc = google_crc32c.value(document[:-1])
+    return document[:-1] + b',"c":"%08x"}\n' % crc
+
+
+def unframe(line: bytes) -> bytes:
+    """Check a framed line (without newline) and give it back; it is plain JSON.
+
+    Raises: RawFileError when the checksum, compared as text, is missing or another.
+    """
+    content, tail = line[:-_TAIL_BYTES], line[-_TAIL_BYTES:]
+    if not (tail.startswith(b',"c":"') and tail.endswith(b'"}')):
+        raise RawFileError('checksum: expected the line to end with ,"c":"xxxxxxxx"}')
+    if tail[6:14] != b"%08x" % google_crc32c.value(content):
+        raise RawFileError(f"checksum: expected {google_crc32c.value(content):08x}, found {tail[6:14]!r}")
+    return line
+
+
+def split_lines(content: bytes) -> Iterator[tuple[int, bytes | BadLine]]:
+    """Give each line's number, from 1, and its verified JSON or why it is bad; a torn last line is bad."""
+    lines = content.split(b"\n")
+    torn = lines.pop()
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield number, unframe(line)
+        except RawFileError as error:
+            yield number, BadLine(number, str(error), line)
+    if torn:
+        yield len(lines) + 1, BadLine(len(lines) + 1, "torn line: expected a newline at its end", torn)
+
+
+_DECODER = msgspec.json.Decoder(Exchange)
+
+
+def read_exchanges(content: bytes) -> Iterator[tuple[int, Exchange | BadLine]]:
+    """Give each line's number and its exchange, or why it cannot be one."""
+    for number, line in split_lines(content):
+        if isinstance(line, BadLine):
+            yield number, line
+            continue
+        try:
+            yield number, _DECODER.decode(line)
+        except msgspec.MsgspecError as error:
+            yield number, BadLine(number, f"exchange: {error}", line)
+
+
+def encode_exchange(exchange: Exchange) -> bytes:
+    """Write one exchange as a framed line."""
+    document = {
+        name: format_instant(value) if isinstance(value, datetime) else value
+        for name, value in msgspec.structs.asdict(exchange).items()
+        if not (name == "body_base64" and value is None)
+    }
+    return frame(msgspec.json.encode(document))
+
+
+def body_members(content: bytes | None) -> dict[str, str | None]:
+    """Give the members of an exchange that keep a body's exact bytes."""
+    if content is None:
+        return {}
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        return {"sha256": digest, "body": content.decode()}
+    except UnicodeDecodeError:
+        return {"sha256": digest, "body_base64": base64.b64encode(content).decode()}
+
+
+def append_exchanges(raw_dir: Path, exchanges: Sequence[Exchange], token: str) -> Path:
+    """Land exchanges as one new immutable file: written aside, synced, renamed, folder synced.
+
+    `token`: 8 random hex digits that keep two writers of the same second apart.
+    Raises: RawFileError when the file cannot be written or exists already.
+    """
+    first = exchanges[0]
+    folder = raw_dir / first.scheduled_at.strftime("%Y-%m-%d")
+    target = folder / f"{first.started_at:%Y%m%dT%H%M%SZ}.{token}.jsonl"
+    aside = target.with_suffix(".open")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with aside.open("xb") as file:
+            file.write(b"".join(map(encode_exchange, exchanges)))
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            raise FileExistsError(17, "a file of that name")
+        aside.rename(target)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise RawFileError(
+            f"raw file {target}: could not be written, found {error.strerror}; free space or correct permissions, "
+            "the next snapshot loses nothing"
+        ) from None
+    return target
+
+
+def list_files(raw_dir: Path) -> list[Path]:
+    """Give all landed files, oldest first."""
+    return sorted(raw_dir.glob("????-??-??/*.jsonl"))

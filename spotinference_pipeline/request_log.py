@@ -1,0 +1,178 @@
+"""Sealed segments of the proxy's request log, version 1: exact bytes in, typed records out.
+
+Owns the meaning of a log line (docs/request-log.md). Every line stands alone by its checksum: a bad line is reported
+with its reason, the others are still read. Unknown members are ignored; lines of an unknown kind are counted. Does not
+own how records become rows: that is `validated`.
+"""
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+
+from spotinference_pipeline.raw import BadLine, split_lines
+
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+Count = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+SEGMENT_NAME = re.compile(r"[a-z0-9-]{1,40}\.[0-9a-f]{8}\.\d{8}T\d{6}Z\.\d{6}\.[0-9a-f]{8}\.jsonl")
+
+
+class _Line(msgspec.Struct, frozen=True, tag_field="k", kw_only=True):
+    v: int
+    n: int
+
+
+class Head(_Line, tag="head", frozen=True, kw_only=True):
+    writer: str
+    started_at: Instant
+    prev: str | None
+    prev_sha256: str | None
+
+
+class Begin(_Line, tag="begin", frozen=True, kw_only=True):
+    """A request was accepted."""
+
+    request_id: str
+    started_at: Instant
+    endpoint: str
+    requested_model: str | None
+    stream: bool
+    vm_id: Count | None
+    key_id: str | None
+    canary: bool
+
+
+class Usage(_Line, tag="usage", frozen=True, kw_only=True):
+    """What vLLM said so far about a running stream."""
+
+    request_id: str
+    at: Instant
+    prompt_tokens: Count | None
+    completion_tokens: Count | None
+
+
+class End(_Line, tag="end", frozen=True, kw_only=True):
+    """A request ended; tokens are null where vLLM gave no usage."""
+
+    request_id: str
+    started_at: Instant
+    endpoint: str
+    requested_model: str | None
+    stream: bool
+    vm_id: Count | None
+    key_id: str | None
+    canary: bool
+    model: str | None
+    finished_at: Instant
+    first_byte_at: Instant | None
+    status: Count | None
+    upstream_status: Count | None
+    end_reason: str
+    usage_source: str
+    prompt_tokens: Count | None
+    completion_tokens: Count | None
+    cached_tokens: Count | None
+    reasoning_tokens: Count | None
+    choices: Count | None
+
+
+class Health(_Line, tag="health", frozen=True, kw_only=True):
+    at: Instant
+    vm_id: Count | None
+    upstream: str
+    ready: bool
+
+
+class Engine(_Line, tag="engine", frozen=True, kw_only=True):
+    """vLLM's own counters since the start of its process."""
+
+    at: Instant
+    vm_id: Count | None
+    upstream: str
+    process_started_at: Instant | None
+    prompt_tokens_total: Count | None
+    generation_tokens_total: Count | None
+
+
+class Beat(_Line, tag="beat", frozen=True, kw_only=True):
+    at: Instant
+
+
+class Seal(_Line, tag="seal", frozen=True, kw_only=True):
+    """The last line: totals of the segment, and the requests that are still open or will never end."""
+
+    rows: Count
+    bytes: Count
+    sha256: str
+    open: list[str]
+    torn: Count
+    by: str
+
+
+Record = Head | Begin | Usage | End | Health | Engine | Beat | Seal
+
+_RECORD = msgspec.json.Decoder(Record)
+
+
+class _Kind(msgspec.Struct):
+    k: str
+
+
+_KIND = msgspec.json.Decoder(_Kind)
+_KNOWN_KINDS = frozenset({"head", "begin", "usage", "end", "health", "engine", "beat", "seal"})
+
+
+@dataclass
+class Segment:
+    """The records of one segment by kind, each with its line number, and what could not be read."""
+
+    lines: int = 0
+    unknown: int = 0
+    heads: list[tuple[int, Head]] = field(default_factory=list)
+    begins: list[tuple[int, Begin]] = field(default_factory=list)
+    usages: list[tuple[int, Usage]] = field(default_factory=list)
+    ends: list[tuple[int, End]] = field(default_factory=list)
+    healths: list[tuple[int, Health]] = field(default_factory=list)
+    engines: list[tuple[int, Engine]] = field(default_factory=list)
+    beats: list[tuple[int, Beat]] = field(default_factory=list)
+    seals: list[tuple[int, Seal]] = field(default_factory=list)
+    bad: list[BadLine] = field(default_factory=list)
+
+
+def read_segment(content: bytes) -> Segment:
+    """Read a segment; nothing raises, what cannot be read is in `bad`."""
+    segment = Segment()
+    lists = {
+        Head: segment.heads,
+        Begin: segment.begins,
+        Usage: segment.usages,
+        End: segment.ends,
+        Health: segment.healths,
+        Engine: segment.engines,
+        Beat: segment.beats,
+        Seal: segment.seals,
+    }
+    for number, line in split_lines(content):
+        segment.lines += 1
+        if isinstance(line, BadLine):
+            segment.bad.append(line)
+            continue
+        try:
+            record = _RECORD.decode(line)
+        except (msgspec.MsgspecError, ValueError) as error:
+            if _is_of_unknown_kind(line):
+                segment.unknown += 1
+            else:
+                segment.bad.append(BadLine(number, f"record: {error}", line))
+            continue
+        lists[type(record)].append((number, record))  # type: ignore[attr-defined]
+    return segment
+
+
+def _is_of_unknown_kind(line: bytes) -> bool:
+    try:
+        return _KIND.decode(line).k not in _KNOWN_KINDS
+    except (msgspec.MsgspecError, ValueError):
+        return False

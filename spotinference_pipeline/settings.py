@@ -1,0 +1,128 @@
+"""Settings: one frozen object, read once from a mapping (the environment) and an optional TOML file.
+
+Names and defaults are fixed by the documentation (README.md, .env.example). Only edges call `read`; everything else is
+handed the object. An environment name wins over the same name in the TOML file.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Json, SecretStr, ValidationError
+
+from spotinference_pipeline.errors import SettingsError
+
+PREFIX = "SPOTINFERENCE_"
+
+
+def _utc(instant: object) -> object:
+    if not isinstance(instant, str):
+        return instant
+    parsed = datetime.fromisoformat(instant)
+    if parsed.tzinfo is None:
+        raise ValueError("an instant with a zone, such as 2026-11-23T00:00:00Z")
+    return parsed.astimezone(UTC)
+
+
+class Settings(BaseModel):
+    """Everything that an operator can choose.
+
+    Paths are absolute. `now` is the clock for tests, demos and replays; None means the real one. `models` maps a model's
+    name to the ids of the VMs that serve it. Gates: `min_snapshot_coverage` is a ratio between 0 and 1 of the minutes of
+    the window; below it the day is withheld.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    data_dir: Path = Path("data")
+    hyperstack_url: str = "https://infrahub-api.nexgencloud.com/v1"
+    hyperstack_api_key: SecretStr | None = None
+    hyperstack_api_key_file: Path | None = None
+    request_log_url: str | None = None
+    publish_url: str | None = None
+    models: Json[dict[str, list[int]]] | dict[str, list[int]] = {}
+    now: Annotated[datetime | None, BeforeValidator(_utc)] = None
+    publish_inputs: Literal["by_kind", "by_resource"] = "by_kind"
+    dagster_postgres_url: SecretStr | None = None
+    min_snapshot_coverage: Decimal = Decimal("0.95")
+
+    @property
+    def raw_dir(self) -> Path:
+        """Folder of Hyperstack's raw exchanges."""
+        return self.data_dir / "raw" / "hyperstack"
+
+    @property
+    def warehouse_path(self) -> Path:
+        return self.data_dir / "warehouse.duckdb"
+
+    @property
+    def request_log(self) -> str:
+        """Folder or object-store URL of the sealed log segments."""
+        return self.request_log_url or str(self.data_dir / "request_log")
+
+    @property
+    def published(self) -> str:
+        """Folder or object-store URL under which `economics/` is published."""
+        return self.publish_url or str(self.data_dir / "published")
+
+    def api_key(self) -> str:
+        """Give Hyperstack's key.
+
+        Raises: SettingsError when neither the key nor a readable file with it is set.
+        """
+        if self.hyperstack_api_key is not None:
+            return self.hyperstack_api_key.get_secret_value()
+        if self.hyperstack_api_key_file is None:
+            raise SettingsError(
+                "SPOTINFERENCE_HYPERSTACK_API_KEY: expected a key, found none; set it, or set "
+                "SPOTINFERENCE_HYPERSTACK_API_KEY_FILE to a file that holds it"
+            )
+        try:
+            return self.hyperstack_api_key_file.read_text().strip()
+        except OSError as error:
+            raise SettingsError(
+                f"SPOTINFERENCE_HYPERSTACK_API_KEY_FILE {self.hyperstack_api_key_file}: expected a readable file, "
+                f"found {error.strerror}; correct the path or its permissions"
+            ) from None
+
+    def clock(self) -> datetime:
+        """Give the present instant in UTC: the fixed one if set, else the machine's."""
+        return self.now or datetime.now(UTC)
+
+
+def read(environment: Mapping[str, str]) -> Settings:
+    """Read settings from the environment's SPOTINFERENCE_ names and the TOML file that SPOTINFERENCE_CONFIG names.
+
+    Raises: SettingsError naming the first setting that is wrong.
+    """
+    given: dict[str, Any] = {}
+    if config := environment.get(f"{PREFIX}CONFIG"):
+        given |= _read_toml(Path(config))
+    given |= {
+        name.removeprefix(PREFIX).lower(): text for name, text in environment.items() if name.startswith(PREFIX) and text
+    }
+    try:
+        settings = Settings.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"{PREFIX}{str(first['loc'][0]).upper()}"
+        raise SettingsError(
+            f"{name}: {first['msg']}, found {str(first['input'])[:80]!r}; see .env.example for its form"
+        ) from None
+    return settings.model_copy(update={"data_dir": Path(os.path.abspath(settings.data_dir))})
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return {name.lower(): setting for name, setting in tomllib.load(file).items()}
+    except OSError as error:
+        raise SettingsError(
+            f"SPOTINFERENCE_CONFIG {path}: expected a TOML file, found {error.strerror}; correct the path"
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"SPOTINFERENCE_CONFIG {path}: expected TOML, found {error}; correct the file") from None

@@ -1,0 +1,252 @@
+"""Raw files and log segments into the validated tables, each exactly once, in any order.
+
+Owns what has been read (`validated.ingested_files` is the authority), what a repeat is, and how requests whose writer
+died are completed from their begin and last usage. One transaction per batch of files: rows and the record of the files
+are stored together or not at all. What cannot be read ends in `validated.quarantine` with a reason.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from spotinference_pipeline import hyperstack_rows, log_rows, raw
+from spotinference_pipeline.batch import Batch, to_frame
+from spotinference_pipeline.request_log import SEGMENT_NAME, read_segment
+from spotinference_pipeline.storage import Storage
+from spotinference_pipeline.warehouse import Warehouse
+
+FILES_PER_BATCH = 48
+_FILE_SCHEMA = {
+    "source_file": pl.String,
+    "source": pl.String,
+    "sha256": pl.String,
+    "size_bytes": pl.Int64,
+    "rows_read": pl.Int64,
+    "rows_accepted": pl.Int64,
+    "rows_quarantined": pl.Int64,
+    "rows_repeated": pl.Int64,
+    "rows_unknown": pl.Int64,
+}
+_KEYS = {
+    "validated.billing_snapshots": ("resource_type", "resource_id", "observed_at"),
+    "validated.vm_states": ("vm_id", "source", "observed_at", "reason"),
+    "validated.requests": ("request_id",),
+    "validated.request_begins": ("request_id",),
+    "validated.request_usages": ("request_id", "observed_at"),
+    "validated.request_stops": ("request_id",),
+    "validated.engine_counters": ("vm_id", "upstream", "observed_at"),
+}
+"""What makes two rows the same fact. A second row of one key is an exact repeat, or a conflict if it says otherwise."""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What one ingest did."""
+
+    files: int = 0
+    rows_read: int = 0
+    rows_accepted: int = 0
+    rows_quarantined: int = 0
+    rows_repeated: int = 0
+
+    def __add__(self, other: "Ingested") -> "Ingested":
+        return Ingested(
+            self.files + other.files,
+            self.rows_read + other.rows_read,
+            self.rows_accepted + other.rows_accepted,
+            self.rows_quarantined + other.rows_quarantined,
+            self.rows_repeated + other.rows_repeated,
+        )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file that has not been read yet."""
+
+    name: str
+    kind: str
+    read: Callable[[], bytes]
+
+
+def ingest(warehouse: Warehouse, raw_dir: Path, log: Storage) -> Ingested:
+    """Read every raw file and sealed segment that has not been read before.
+
+    A second call reads nothing. A copy of a segment under another name adds only repeats.
+    """
+    known = set(warehouse.query("select source_file from validated.ingested_files")["source_file"])
+    sources = [source for source in [*_raw_sources(raw_dir), *_log_sources(log)] if source.name not in known]
+    done = Ingested()
+    for chunk in _chunks(sources, FILES_PER_BATCH):
+        done += _ingest_batch(warehouse, chunk)
+    return done
+
+
+def list_new(warehouse: Warehouse, raw_dir: Path, log: Storage) -> list[str]:
+    """Give the names of files that an ingest would read."""
+    known = set(warehouse.query("select source_file from validated.ingested_files")["source_file"])
+    return [source.name for source in [*_raw_sources(raw_dir), *_log_sources(log)] if source.name not in known]
+
+
+def segment_names(log: Storage) -> list[str]:
+    """Give the names of the sealed segments; anything else in the folder is left alone."""
+    return [name for name in log.names() if SEGMENT_NAME.fullmatch(name)]
+
+
+def _raw_sources(raw_dir: Path) -> Iterator[_Source]:
+    for path in raw.list_files(raw_dir):
+        yield _Source(f"hyperstack/{path.parent.name}/{path.name}", "hyperstack", path.read_bytes)
+
+
+def _log_sources(log: Storage) -> Iterator[_Source]:
+    for name in segment_names(log):
+        yield _Source(f"request_log/{name}", "request_log", lambda name=name: log.read(name))  # type: ignore[misc]
+
+
+def _chunks(sources: Iterable[_Source], size: int) -> Iterator[list[_Source]]:
+    remaining = iter(sources)
+    while chunk := list(islice(remaining, size)):
+        yield chunk
+
+
+def _ingest_batch(warehouse: Warehouse, sources: Sequence[_Source]) -> Ingested:
+    batch, exchanges, files = Batch(), [], []
+    for source in sources:
+        content = source.read()
+        files.append((source.name, source.kind, hashlib.sha256(content).hexdigest(), len(content)))
+        if source.kind == "request_log":
+            log_rows.add_segment(batch, read_segment(content), source.name)
+        else:
+            exchanges += _add_raw_file(batch, content, source.name)
+    with warehouse.transaction():
+        warehouse.append("validated.exchanges", to_frame(exchanges, hyperstack_rows.EXCHANGE_SCHEMA))
+        for table in sorted(batch.rows):
+            _store(warehouse, batch, table, batch.frame(table))
+        _complete_stopped_requests(warehouse)
+        warehouse.append("validated.quarantine", batch.quarantine_frame())
+        rows = [(*file, *_counts(batch, file[0])) for file in files]
+        warehouse.append("validated.ingested_files", to_frame(rows, _FILE_SCHEMA))
+    tallies = batch.tallies.values()
+    return Ingested(
+        len(files),
+        sum(tally.read for tally in tallies),
+        sum(tally.accepted for tally in tallies),
+        sum(tally.quarantined for tally in tallies),
+        sum(tally.repeated for tally in tallies),
+    )
+
+
+def _add_raw_file(batch: Batch, content: bytes, file: str) -> list[tuple[Any, ...]]:
+    rows = []
+    for line, exchange in raw.read_exchanges(content):
+        if isinstance(exchange, raw.BadLine):
+            batch.refuse(file, line, "line", "validated.exchanges", exchange.reason, exchange.content)
+        else:
+            rows.append(hyperstack_rows.add_exchange(batch, exchange, file, line))
+    return rows
+
+
+def _counts(batch: Batch, file: str) -> tuple[int, int, int, int, int]:
+    tally = batch.tallies[file]
+    return tally.read, tally.accepted, tally.quarantined, tally.repeated, tally.unknown
+
+
+def _store(warehouse: Warehouse, batch: Batch, table: str, frame: pl.DataFrame) -> None:
+    """Append the rows that say something new; count repeats and conflicts with what is stored or came before."""
+    key = _KEYS.get(table)
+    if key is None:
+        warehouse.append(table, batch.accept(frame))
+        return
+    if table == "validated.billing_snapshots":
+        frame = _first_sights(warehouse, batch, frame)
+    numbered = frame.with_row_index("place")
+    fresh = numbered.unique(subset=key, keep="first", maintain_order=True)
+    again = numbered.join(fresh, on="place", how="anti", maintain_order="left").drop("place")
+    warehouse.append(table, batch.accept(_new_rows(warehouse, batch, table, fresh.drop("place"))))
+    _new_rows(warehouse, batch, table, again)
+
+
+def _new_rows(warehouse: Warehouse, batch: Batch, table: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """Give the rows whose key is not stored; count the others as repeats or conflicts."""
+    if frame.is_empty():
+        return frame
+    key, content = _KEYS[table], [name for name in frame.columns if not name.startswith("source_")]
+    stored = warehouse.query(_matching(table, key, content), source=frame)
+    known = frame.join(stored, on=key, how="semi", nulls_equal=True, maintain_order="left")
+    batch.repeat(known.join(stored, on=content, how="semi", nulls_equal=True))
+    batch.conflict(table, known.join(stored, on=content, how="anti", nulls_equal=True, maintain_order="left"), key)
+    return frame.join(stored, on=key, how="anti", nulls_equal=True, maintain_order="left")
+
+
+def _first_sights(warehouse: Warehouse, batch: Batch, frame: pl.DataFrame) -> pl.DataFrame:
+    """Leave out rows of ended resources that only repeat, in a later answer, what an earlier one said."""
+    content = [name for name in frame.columns if name != "observed_at" and not name.startswith("source_")]
+    numbered = frame.with_row_index("place")
+    ended = numbered.filter(~pl.col("is_active"))
+    stored = warehouse.query(f"select {', '.join(content)} from validated.billing_snapshots where not is_active")  # noqa: S608
+    first = ended.unique(subset=content, keep="first", maintain_order=True)
+    first = first.join(stored, on=content, how="anti", nulls_equal=True)
+    seen_before = ended.join(first, on="place", how="anti")
+    batch.repeat(seen_before)
+    return numbered.join(seen_before, on="place", how="anti", maintain_order="left").drop("place")
+
+
+def _matching(table: str, key: Sequence[str], columns: Sequence[str]) -> str:
+    matches = " and ".join(f"stored.{name} is not distinct from source.{name}" for name in key)
+    not_recovered = " where not stored.is_recovered" if table == "validated.requests" else ""
+    wanted = ", ".join(f"stored.{name}" for name in columns)
+    return f"select {wanted} from {table} as stored semi join source on {matches}{not_recovered}"  # noqa: S608
+
+
+def _complete_stopped_requests(warehouse: Warehouse) -> None:
+    """Rebuild the requests whose writer died: a recovery seal names them, and no segment ends them."""
+    warehouse.execute(
+        """
+        delete from validated.requests where is_recovered;
+
+        insert into validated.requests
+        with last_usages as (
+            select
+                request_id,
+                max(observed_at) as observed_at,
+                max_by(prompt_tokens, observed_at) as prompt_tokens,
+                max_by(completion_tokens, observed_at) as completion_tokens
+            from validated.request_usages
+            group by request_id
+        )
+        select
+            begins.request_id,
+            begins.started_at,
+            null as first_byte_at,
+            coalesce(usages.observed_at, begins.started_at) as finished_at,
+            begins.endpoint,
+            begins.requested_model,
+            null as model,
+            begins.is_stream,
+            begins.is_canary,
+            begins.vm_id,
+            begins.key_id,
+            null as http_status,
+            null as upstream_status,
+            'proxy_stopped' as end_reason,
+            case when usages.request_id is null then 'none' else 'engine_partial' end as usage_source,
+            usages.prompt_tokens,
+            usages.completion_tokens,
+            null as cached_tokens,
+            null as reasoning_tokens,
+            null as choices,
+            true as is_recovered,
+            stops.source_file,
+            stops.source_line
+        from validated.request_stops as stops
+        inner join validated.request_begins as begins on stops.request_id = begins.request_id
+        left join last_usages as usages on stops.request_id = usages.request_id
+        where not exists (
+            select 1 from validated.requests as ended where ended.request_id = stops.request_id
+        );
+        """
+    )

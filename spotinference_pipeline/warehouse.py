@@ -1,0 +1,175 @@
+"""The DuckDB file: open, query, replace one day in one transaction. The only module that knows DuckDB.
+
+The file is a cache of the raw files and can be deleted. One writer at a time: DuckDB's own file lock refuses a second
+one, so connections are short and opening is tried again until the deadline. Frames go in and out through Arrow
+capsules, so pyarrow is not needed.
+"""
+
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from spotinference_pipeline.errors import WarehouseError
+
+LOCK_DEADLINE_SECONDS = 60.0
+_SQL_CANDIDATES = (Path(__file__).parent / "sql", Path(__file__).parent.parent / "sql")
+SQL_DIR = next((folder for folder in _SQL_CANDIDATES if folder.is_dir()), _SQL_CANDIDATES[0])
+"""Folder of the SQL files: inside the installed package, beside it in a checkout."""
+
+
+class _ArrowStream:
+    """Hands a polars frame to DuckDB without pyarrow."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self._frame = frame
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self._frame.__arrow_c_stream__(requested_schema)
+
+
+class Warehouse:
+    """One open connection in UTC, without access to files or network. Use `open_warehouse` or `open_scratch`."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+
+    def query(
+        self, sql: str, parameters: Mapping[str, Any] | None = None, source: pl.DataFrame | None = None
+    ) -> pl.DataFrame:
+        """Run one SELECT and give its rows; a frame given as `source` can be read under that name."""
+        if source is None:
+            return pl.DataFrame(self._connection.sql(sql, params=dict(parameters or {})))
+        self._connection.register("source", _ArrowStream(source))
+        try:
+            return pl.DataFrame(self._connection.sql(sql, params=dict(parameters or {})))
+        finally:
+            self._connection.unregister("source")
+
+    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
+        """Run statements that give no rows."""
+        self._connection.execute(sql, dict(parameters or {}))
+
+    def append(self, table: str, frame: pl.DataFrame) -> None:
+        """Append a frame's rows to a table, columns matched by name."""
+        if frame.is_empty():
+            return
+        source = _ArrowStream(frame)
+        self._connection.register("source", source)
+        try:
+            columns = ", ".join(frame.columns)
+            self._connection.execute(f"insert into {table} ({columns}) select {columns} from source")  # noqa: S608
+        finally:
+            self._connection.unregister("source")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit at the end, roll back when the body raises."""
+        self._connection.execute("begin transaction")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("rollback")
+            raise
+        self._connection.execute("commit")
+
+    def replace_day(self, table: str, utc_day: date, frame: pl.DataFrame) -> int:
+        """Replace one day's rows of a table in one transaction; give the number of rows now there."""
+        with self.transaction():
+            self._connection.execute(f"delete from {table} where utc_day = $utc_day", {"utc_day": utc_day})  # noqa: S608
+            self.append(table, frame)
+        return frame.height
+
+    def build_day(self, table: str, utc_day: date) -> int:
+        """Replace one day's rows by the result of the table's own SQL file; give their number."""
+        return self.replace_day(table, utc_day, self.query(read_sql(table), {"utc_day": utc_day}))
+
+
+@contextmanager
+def open_warehouse(path: Path, deadline_seconds: float = LOCK_DEADLINE_SECONDS) -> Iterator[Warehouse]:
+    """Open the warehouse, made on first use; wait for another process's lock until the deadline.
+
+    Raises: WarehouseError when the file stays locked (naming the holder) or cannot be opened.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        _create(path)
+    connection = _connect(path, deadline_seconds)
+    try:
+        _prepare(connection)
+        yield Warehouse(connection)
+    finally:
+        connection.close()
+
+
+@contextmanager
+def open_scratch() -> Iterator[Warehouse]:
+    """Open an empty warehouse in memory."""
+    connection = duckdb.connect(":memory:")
+    try:
+        _prepare(connection)
+        yield Warehouse(connection)
+    finally:
+        connection.close()
+
+
+def read_sql(table: str) -> str:
+    """Give the SQL that builds a table: `rollup.token_days` is `sql/rollup/token_days.sql`."""
+    return (SQL_DIR / f"{table.replace('.', '/')}.sql").read_text()
+
+
+def read_checks() -> Sequence[tuple[str, str]]:
+    """Give name and SQL of every check, by name."""
+    return [(file.stem, file.read_text()) for file in sorted((SQL_DIR / "check").glob("*.sql"))]
+
+
+def _create(path: Path) -> None:
+    """Make the file under another name first: one that was cut off in the making cannot be opened again."""
+    aside = path.with_suffix(f".{os.getpid()}.new")
+    aside.unlink(missing_ok=True)
+    with duckdb.connect(aside) as connection:
+        connection.execute((SQL_DIR / "schema.sql").read_text())
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        pass
+    finally:
+        aside.unlink()
+
+
+def _connect(path: Path, deadline_seconds: float) -> duckdb.DuckDBPyConnection:
+    started, delay = time.monotonic(), 0.02
+    while True:
+        try:
+            return duckdb.connect(path)
+        except duckdb.IOException as error:
+            if "lock" not in str(error):
+                raise WarehouseError(
+                    f"warehouse {path}: cannot be opened ({str(error).splitlines()[0]}); run `spotinference rebuild`"
+                ) from None
+            if time.monotonic() - started > deadline_seconds:
+                raise WarehouseError(
+                    f"warehouse {path}: still locked after {deadline_seconds:.0f} s ({str(error).splitlines()[0]}); "
+                    "end that process, or read the copy analyst.duckdb instead"
+                ) from None
+            time.sleep(delay * (0.5 + random.random()))  # noqa: S311
+            delay = min(2 * delay, 1.0)
+
+
+def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
+    for setting in (
+        "set timezone = 'UTC'",
+        "set enable_external_access = false",
+        "set autoinstall_known_extensions = false",
+        "set autoload_known_extensions = false",
+        "set lock_configuration = true",
+    ):
+        connection.execute(setting)
+    connection.execute((SQL_DIR / "schema.sql").read_text())

@@ -1,0 +1,94 @@
+"""UTC days and half-open windows.
+
+Owns the only calendar arithmetic of the package: days, the trailing seven days, ranges of days as an operator types
+them, and instants as text. It reads no clock: the present is passed in.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from spotinference_pipeline.errors import SettingsError
+
+TRAILING_DAYS = 7
+ONE_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Half-open stretch of UTC time: `start <= instant < end`."""
+
+    start: datetime
+    end: datetime
+
+    @property
+    def days(self) -> int:
+        return (self.end - self.start) // ONE_DAY
+
+
+def day_start(utc_day: date) -> datetime:
+    """Give the first instant of a UTC day."""
+    return datetime(utc_day.year, utc_day.month, utc_day.day, tzinfo=UTC)
+
+
+def day_window(utc_day: date) -> Window:
+    """Give the 24 hours of a UTC day."""
+    return Window(day_start(utc_day), day_start(utc_day + ONE_DAY))
+
+
+def trailing_window(utc_day: date) -> Window:
+    """Give the seven closed UTC days of which `utc_day` is the last."""
+    return Window(day_start(utc_day - (TRAILING_DAYS - 1) * ONE_DAY), day_start(utc_day + ONE_DAY))
+
+
+def last_closed_day(now: datetime) -> date:
+    """Give the newest UTC day that is over at `now`."""
+    return now.astimezone(UTC).date() - ONE_DAY
+
+
+def days_between(first: date, last: date) -> Iterator[date]:
+    """Give each day from first to last, both included, oldest first."""
+    for offset in range((last - first).days + 1):
+        yield first + offset * ONE_DAY
+
+
+def parse_days(text: str) -> list[date]:
+    """Read `2026-11-22` or `2026-11-16..2026-11-22`, both ends included, oldest first.
+
+    Raises: SettingsError when the text is not a day or a range, or the range runs backwards.
+    """
+    first_text, _, last_text = text.partition("..")
+    try:
+        first = date.fromisoformat(first_text)
+        last = date.fromisoformat(last_text) if last_text else first
+    except ValueError:
+        raise SettingsError(
+            f"day {text!r}: expected YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD; write for example 2026-11-16..2026-11-22"
+        ) from None
+    if last < first:
+        raise SettingsError(f"days {text!r}: expected the first day before the last; swap the two")
+    return list(days_between(first, last))
+
+
+def parse_instant(text: str) -> datetime:
+    """Read an RFC 3339 or ISO 8601 instant; one without a zone is UTC (as Hyperstack sends them).
+
+    Raises: ValueError when the text is not an instant.
+    """
+    instant = datetime.fromisoformat(text)
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+def format_instant(instant: datetime) -> str:
+    """Write an instant as RFC 3339 in UTC with microseconds and `Z`."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def format_second(instant: datetime) -> str:
+    """Write an instant as RFC 3339 in UTC with whole seconds and `Z`."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def to_microseconds(instant: datetime) -> int:
+    """Give whole microseconds since 1970-01-01 UTC."""
+    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -1,0 +1,330 @@
+-- Every table in stage order: types, units and keys. Money is decimal USD, tokens are bigint, instants are timestamptz
+-- in UTC. Unknown is null, never 0. The file is run at every open; nothing here depends on data.
+create schema if not exists validated;
+create schema if not exists rollup;
+create schema if not exists metric;
+
+-- One row per raw file or log segment that was read.
+-- rows_read = rows_accepted + rows_quarantined + rows_repeated, always.
+create table if not exists validated.ingested_files (
+    source_file varchar not null,
+    source varchar not null,
+    sha256 varchar not null,
+    size_bytes bigint not null,
+    rows_read bigint not null,
+    rows_accepted bigint not null,
+    rows_quarantined bigint not null,
+    rows_repeated bigint not null,
+    rows_unknown bigint not null
+);
+comment on column validated.ingested_files.source is 'hyperstack or request_log';
+comment on column validated.ingested_files.rows_unknown is 'log lines of a kind that this version does not know, part of rows_accepted';
+
+-- One row per HTTP exchange with Hyperstack, failed ones included.
+create table if not exists validated.exchanges (
+    scheduled_at timestamptz not null,
+    observed_at timestamptz not null,
+    endpoint varchar not null,
+    query varchar not null,
+    http_status integer,
+    is_good boolean not null,
+    items bigint,
+    problem varchar,
+    source_file varchar not null,
+    source_line bigint not null
+);
+comment on column validated.exchanges.is_good is 'answered 200 and read as a whole';
+
+-- One row per resource and observation of its running counters.
+create table if not exists validated.billing_snapshots (
+    observed_at timestamptz not null,
+    resource_type varchar not null,
+    resource_id bigint not null,
+    resource_name varchar,
+    created_at timestamptz not null,
+    terminated_at timestamptz,
+    rate_usd_per_minute decimal(28, 15),
+    total_bill_usd decimal(28, 9) not null,
+    is_active boolean not null,
+    is_excluded boolean not null,
+    source_file varchar not null,
+    source_line bigint not null
+);
+comment on column validated.billing_snapshots.total_bill_usd is 'USD since created_at, read at nano-dollars: this is the named rounding that takes off binary float noise';
+comment on column validated.billing_snapshots.rate_usd_per_minute is 'USD a minute as Hyperstack shows it at that instant; null once terminated';
+
+-- One row per figure of a billing history answer for the window that was asked for.
+create table if not exists validated.billing_history (
+    observed_at timestamptz not null,
+    window_start timestamptz not null,
+    window_end timestamptz not null,
+    resource_type varchar not null,
+    resource_id bigint,
+    figure varchar not null,
+    amount_usd decimal(38, 18) not null,
+    source_file varchar not null,
+    source_line bigint not null
+);
+comment on column validated.billing_history.resource_type is 'organisation for the totals';
+comment on column validated.billing_history.figure is 'as Hyperstack names it: incurred_bill, vm_cost, ...';
+
+-- One row per observation of the prepaid balance.
+create table if not exists validated.credit_balances (
+    observed_at timestamptz not null,
+    balance_usd decimal(28, 9) not null,
+    source_file varchar not null,
+    source_line bigint not null
+);
+
+-- One row per name and observation of the price book.
+create table if not exists validated.prices (
+    observed_at timestamptz not null,
+    price_name varchar not null,
+    usd_per_hour decimal(28, 15) not null,
+    list_usd_per_hour decimal(28, 15),
+    source_file varchar not null,
+    source_line bigint not null
+);
+
+-- One row per thing known about a VM's state at an instant: seen in the fleet list, told by an event, or probed by the proxy.
+create table if not exists validated.vm_states (
+    observed_at timestamptz not null,
+    vm_id bigint not null,
+    source varchar not null,
+    vm_status varchar,
+    reason varchar,
+    is_ready boolean,
+    has_public_ip boolean,
+    gpu_name varchar,
+    gpu_count integer,
+    source_file varchar not null,
+    source_line bigint not null
+);
+comment on column validated.vm_states.source is 'fleet, event or health';
+comment on column validated.vm_states.vm_status is 'status from this instant on; null for health and for events that change none';
+comment on column validated.vm_states.is_ready is 'health only: the engine answered the proxy''s probe';
+
+-- One row per request that ended, as the proxy logged it.
+create table if not exists validated.requests (
+    request_id varchar not null,
+    started_at timestamptz not null,
+    first_byte_at timestamptz,
+    finished_at timestamptz not null,
+    endpoint varchar not null,
+    requested_model varchar,
+    model varchar,
+    is_stream boolean not null,
+    is_canary boolean not null,
+    vm_id bigint,
+    key_id varchar,
+    http_status integer,
+    upstream_status integer,
+    end_reason varchar not null,
+    usage_source varchar not null,
+    prompt_tokens bigint,
+    completion_tokens bigint,
+    cached_tokens bigint,
+    reasoning_tokens bigint,
+    choices integer,
+    is_recovered boolean not null,
+    source_file varchar not null,
+    source_line bigint not null
+);
+comment on column validated.requests.usage_source is 'engine_final: vLLM''s own final usage; engine_partial: the last usage vLLM sent, a lower bound; none: tokens are null';
+comment on column validated.requests.is_recovered is 'its writer died: counted from its begin and last usage lines';
+
+-- Requests that began in a segment and did not end in it. Emptied by nothing: an end elsewhere makes the row moot.
+create table if not exists validated.request_begins (
+    request_id varchar not null,
+    started_at timestamptz not null,
+    endpoint varchar not null,
+    requested_model varchar,
+    is_stream boolean not null,
+    is_canary boolean not null,
+    vm_id bigint,
+    key_id varchar,
+    source_file varchar not null,
+    source_line bigint not null
+);
+
+-- Last usage line per segment of requests that did not end in it.
+create table if not exists validated.request_usages (
+    request_id varchar not null,
+    observed_at timestamptz not null,
+    prompt_tokens bigint,
+    completion_tokens bigint,
+    source_file varchar not null,
+    source_line bigint not null
+);
+
+-- Requests that a recovery seal names: their writer died, they will never end.
+create table if not exists validated.request_stops (
+    request_id varchar not null,
+    source_file varchar not null,
+    source_line bigint not null
+);
+
+-- One row per scrape of an engine's own token counters.
+create table if not exists validated.engine_counters (
+    observed_at timestamptz not null,
+    vm_id bigint,
+    upstream varchar,
+    process_started_at timestamptz,
+    prompt_tokens_total bigint,
+    generation_tokens_total bigint,
+    source_file varchar not null,
+    source_line bigint not null
+);
+
+-- One row per thing that was refused, with the reason and what was there.
+create table if not exists validated.quarantine (
+    source_file varchar not null,
+    source_line bigint not null,
+    position varchar not null,
+    target_table varchar not null,
+    reason varchar not null,
+    content varchar not null
+);
+comment on column validated.quarantine.content is 'first 2,000 characters; the raw file keeps the rest';
+
+-- One row per UTC day: how much of it was seen.
+create table if not exists rollup.snapshot_days (
+    utc_day date not null,
+    minutes_expected bigint not null,
+    minutes_good bigint not null,
+    exchanges bigint not null,
+    exchanges_failed bigint not null
+);
+
+-- One row per UTC day and resource: what its counter moved by, and how sure the ends of the day are.
+create table if not exists rollup.resource_days (
+    utc_day date not null,
+    resource_type varchar not null,
+    resource_id bigint not null,
+    resource_name varchar,
+    cost_usd decimal(38, 15) not null,
+    edge_usd decimal(38, 15) not null,
+    readings bigint not null,
+    is_excluded boolean not null
+);
+comment on column rollup.resource_days.edge_usd is 'part of cost_usd whose side of midnight is inferred from the rate, not read';
+
+-- One row per UTC day, resource and cost_kind. Sums to rollup.resource_days.cost_usd exactly.
+create table if not exists rollup.cost_days (
+    utc_day date not null,
+    resource_type varchar not null,
+    resource_id bigint not null,
+    cost_kind varchar not null,
+    cost_usd decimal(38, 15) not null
+);
+comment on column rollup.cost_days.cost_kind is 'busy, idle, cold_start, parked, storage, network, other or credit';
+
+-- One row per UTC day and VM: where its time went.
+create table if not exists rollup.vm_days (
+    utc_day date not null,
+    vm_id bigint not null,
+    gpu_count integer,
+    alive_seconds decimal(18, 6) not null,
+    active_seconds decimal(18, 6) not null,
+    busy_seconds decimal(18, 6) not null,
+    cold_start_seconds decimal(18, 6) not null,
+    wakes bigint not null,
+    failed_wakes bigint not null,
+    unexplained_changes bigint not null
+);
+comment on column rollup.vm_days.unexplained_changes is 'status changes that no event explained: cut at the middle of their gap';
+
+-- One row per UTC day, answered model and usage_source.
+create table if not exists rollup.token_days (
+    utc_day date not null,
+    model varchar,
+    usage_source varchar not null,
+    requests bigint not null,
+    refused_requests bigint not null,
+    prompt_tokens bigint,
+    completion_tokens bigint,
+    cached_tokens bigint,
+    cached_known_prompt_tokens bigint,
+    reasoning_tokens bigint,
+    reasoning_known_completion_tokens bigint
+);
+comment on column rollup.token_days.refused_requests is 'of requests: never reached an engine, or the engine answered with an error status';
+comment on column rollup.token_days.cached_known_prompt_tokens is 'prompt tokens of the rows where cached_tokens is known';
+
+-- One row per UTC day and either cost line or token line: all that the two published queries read.
+create table if not exists metric.inputs (
+    utc_day date not null,
+    line varchar not null,
+    resource_type varchar,
+    resource_id bigint,
+    cost_kind varchar,
+    cost_usd decimal(38, 15),
+    model varchar,
+    usage_source varchar,
+    requests bigint,
+    prompt_tokens bigint,
+    completion_tokens bigint,
+    cached_tokens bigint,
+    reasoning_tokens bigint
+);
+comment on column metric.inputs.line is 'cost or tokens';
+
+-- One row per day D: what was paid in the seven days that end with D.
+create table if not exists metric.paid (
+    utc_day date not null,
+    paid_usd decimal(38, 15)
+);
+
+-- One row per day D: what was served in the seven days that end with D.
+create table if not exists metric.served (
+    utc_day date not null,
+    served_tokens bigint,
+    requests bigint,
+    prompt_tokens bigint,
+    completion_tokens bigint,
+    cached_tokens bigint,
+    reasoning_tokens bigint
+);
+
+-- One row per day D: the number.
+create table if not exists metric.cost_per_mtok (
+    utc_day date not null,
+    window_start timestamptz not null,
+    window_end timestamptz not null,
+    paid_usd decimal(38, 15),
+    served_tokens bigint,
+    usd_per_million_tokens decimal(38, 12),
+    requests bigint,
+    prompt_tokens bigint,
+    completion_tokens bigint,
+    cached_tokens bigint,
+    reasoning_tokens bigint
+);
+comment on column metric.cost_per_mtok.usd_per_million_tokens is '1e6 * paid_usd / served_tokens, rounded half to even at 12 decimals; null when nothing was served';
+
+-- One row per day D and cost_kind: the parts of the number, adding up to it exactly.
+create table if not exists metric.cost_parts (
+    utc_day date not null,
+    cost_kind varchar not null,
+    paid_usd decimal(38, 15) not null,
+    usd_per_million_tokens decimal(38, 12)
+);
+
+-- One row per day D: figures behind the number and how much of the window was seen.
+create table if not exists metric.figures (
+    utc_day date not null,
+    snapshot_coverage_ratio decimal(18, 6),
+    exact_usage_ratio decimal(18, 6),
+    edge_usd decimal(38, 15),
+    exact_tokens bigint,
+    unmeasured_requests bigint,
+    duty_cycle_ratio decimal(18, 6),
+    powered_ratio decimal(18, 6),
+    cold_starts bigint,
+    failed_cold_starts bigint,
+    cold_start_seconds decimal(18, 6),
+    cache_hit_ratio decimal(18, 6),
+    reasoning_ratio decimal(18, 6),
+    output_input_ratio decimal(18, 6),
+    tokens_per_busy_second decimal(18, 6)
+);
