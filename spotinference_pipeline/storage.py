@@ -15,10 +15,12 @@ from spotinference_pipeline.errors import RawFileError, SettingsError
 class Storage:
     """Named objects under one location. Writing replaces an object as a whole; readers never see half of one."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, *, must_exist: bool = False) -> None:
         self.location = location
         if "://" not in location:
             folder = Path(location).absolute()
+            if must_exist and not folder.is_dir():
+                raise SettingsError(f"location {location}: expected a folder or a URL, found neither; correct the path")
             folder.mkdir(parents=True, exist_ok=True)
             location = folder.as_uri()
         try:

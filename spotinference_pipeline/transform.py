@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from datetime import date
 
 from spotinference_pipeline import ledger
-from spotinference_pipeline.warehouse import Warehouse
+from spotinference_pipeline.errors import WarehouseError
+from spotinference_pipeline.warehouse import Warehouse, read_sql
 
 ROLLUPS = ("rollup.snapshot_days", "rollup.token_days")
 METRICS = (
@@ -21,8 +22,13 @@ METRICS = (
 )
 
 
-def build_rollups(warehouse: Warehouse, utc_day: date) -> Mapping[str, int]:
-    """Build the day's rows of every rollup; give their numbers by table. A second call changes nothing."""
+def build_rollups(warehouse: Warehouse, utc_day: date, *, force: bool = False) -> Mapping[str, int]:
+    """Build the day's rows of every rollup; give their numbers by table. A second call changes nothing.
+
+    Raises: WarehouseError when fewer minutes of the day are known than when it was built before, unless forced.
+    """
+    if not force:
+        _refuse_less(warehouse, utc_day)
     built = ledger.build_day(warehouse, utc_day)
     return built | {table: warehouse.build_day(table, utc_day) for table in ROLLUPS}
 
@@ -30,3 +36,14 @@ def build_rollups(warehouse: Warehouse, utc_day: date) -> Mapping[str, int]:
 def build_metrics(warehouse: Warehouse, utc_day: date) -> Mapping[str, int]:
     """Build the day's rows of every metric from the rollups of its seven days; give their numbers by table."""
     return {table: warehouse.build_day(table, utc_day) for table in METRICS}
+
+
+def _refuse_less(warehouse: Warehouse, utc_day: date) -> None:
+    day = {"utc_day": utc_day}
+    stored = warehouse.query("select minutes_good from rollup.snapshot_days where utc_day = $utc_day", day)
+    known = warehouse.query(read_sql("rollup.snapshot_days"), day)["minutes_good"].item()
+    if not stored.is_empty() and known < stored.item():
+        raise WarehouseError(
+            f"day {utc_day}: expected at least the {stored.item()} good minutes of the last build, found {known}; "
+            f"bring the raw files back, or run `spotinference build {utc_day} --force`"
+        )

@@ -7,6 +7,7 @@ capsules, so pyarrow is not needed.
 
 import os
 import random
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,12 +18,11 @@ from typing import Any
 import duckdb
 import polars as pl
 
+from spotinference_pipeline import shipped
 from spotinference_pipeline.errors import WarehouseError
 
 LOCK_DEADLINE_SECONDS = 60.0
-_SQL_CANDIDATES = (Path(__file__).parent / "sql", Path(__file__).parent.parent / "sql")
-SQL_DIR = next((folder for folder in _SQL_CANDIDATES if folder.is_dir()), _SQL_CANDIDATES[0])
-"""Folder of the SQL files: inside the installed package, beside it in a checkout."""
+SQL_DIR = shipped.folder("sql")
 
 
 class _ArrowStream:
@@ -128,6 +128,16 @@ def read_sql(table: str) -> str:
 def read_checks() -> Sequence[tuple[str, str]]:
     """Give name and SQL of every check, by name."""
     return [(file.stem, file.read_text()) for file in sorted((SQL_DIR / "check").glob("*.sql"))]
+
+
+def copy_for_analysts(path: Path) -> Path:
+    """Copy the closed warehouse to `analyst.duckdb` beside it; readers of the old copy keep what they have open."""
+    target, aside = path.with_name("analyst.duckdb"), path.with_name("analyst.duckdb.new")
+    shutil.copyfile(path, aside)
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    aside.replace(target)
+    return target
 
 
 def _create(path: Path) -> None:

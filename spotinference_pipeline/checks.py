@@ -1,0 +1,45 @@
+"""Rules that must hold before a day is published. Each is one SELECT in `sql/check/` that returns the rows breaking it.
+
+Owns the running of the rules; what each means is the first line of its file. All of them block publication: each
+broken one would make the published number wrong. How much was seen is no rule but the status of a day.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import polars as pl
+
+from spotinference_pipeline.warehouse import Warehouse, read_checks
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one rule: the rows that break it, none when it holds."""
+
+    name: str
+    meaning: str
+    broken: pl.DataFrame
+
+    @property
+    def passed(self) -> bool:
+        return self.broken.is_empty()
+
+
+def describe() -> dict[str, str]:
+    """Give each rule's name and meaning."""
+    return {name: _meaning(sql) for name, sql in read_checks()}
+
+
+def run(warehouse: Warehouse, utc_day: date, names: Sequence[str] | None = None) -> list[Finding]:
+    """Run all rules, or the named ones, for a day, by name."""
+    return [
+        Finding(name, _meaning(sql), warehouse.query(sql, {"utc_day": utc_day} if "$utc_day" in sql else None))
+        for name, sql in read_checks()
+        if names is None or name in names
+    ]
+
+
+def _meaning(sql: str) -> str:
+    comment = [line.removeprefix("--").strip() for line in sql.splitlines() if line.startswith("--")]
+    return " ".join(comment)

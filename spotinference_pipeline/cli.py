@@ -1,0 +1,205 @@
+"""The command line. The only place that reads the environment for commands, prints, and chooses exit codes.
+
+Exit codes: 0 done, 1 failed, 2 wrong use, 3 done but a gate says no (withheld, not verified, a rule broken).
+"""
+
+import json
+import os
+import sys
+
+from contextlib import AbstractContextManager
+from datetime import date
+from typing import Annotated, Any
+
+import typer
+
+from spotinference_pipeline import backfill, publication, snapshot, validated, verification
+from spotinference_pipeline import settings as settings_module
+from spotinference_pipeline.errors import SettingsError, SpotinferenceError, VerificationError
+from spotinference_pipeline.hyperstack import Hyperstack
+from spotinference_pipeline.settings import Settings
+from spotinference_pipeline.storage import Storage
+from spotinference_pipeline.warehouse import Warehouse, copy_for_analysts, open_warehouse
+from spotinference_pipeline.windows import last_closed_day, parse_days
+
+FAILED, WRONG_USE, GATE = 1, 2, 3
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="US dollars per million tokens: what we paid divided by what we served.",
+)
+Days = Annotated[str, typer.Argument(metavar="DAY[..DAY]", help="closed UTC days, such as 2026-11-16..2026-11-22")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def main() -> None:
+    """Run the command line; errors become one line and an exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except SettingsError as error:
+        _fail(error, WRONG_USE)
+    except SpotinferenceError as error:
+        _fail(error, FAILED)
+    except typer.Abort:
+        sys.exit(FAILED)
+    except typer.TyperException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"spotinference: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+@app.command(name="snapshot")
+def take_snapshot() -> None:
+    """Take one snapshot of Hyperstack now."""
+    settings = _settings()
+    with Hyperstack(settings.hyperstack_url, settings.api_key(), settings.clock) as hyperstack:
+        taken = snapshot.take(hyperstack, settings.raw_dir, settings.clock)
+    print(f"{taken.path}: {taken.exchanges} answers, {taken.failed} failed")
+    if taken.failed:
+        raise typer.Exit(GATE)
+
+
+@app.command()
+def ingest() -> None:
+    """Read new raw files and log segments into the validated tables."""
+    settings = _settings()
+    with _warehouse(settings) as warehouse:
+        done = validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
+    print(
+        f"{done.files} files: {done.rows_read} rows read, {done.rows_accepted} accepted, "
+        f"{done.rows_quarantined} quarantined, {done.rows_repeated} repeated"
+    )
+
+
+@app.command()
+def build(
+    days: Days,
+    force: Annotated[bool, typer.Option(help="also where fewer minutes are known than before")] = False,
+) -> None:
+    """Build rollups and metric of closed UTC days; also the backfill of past days."""
+    settings = _settings()
+    wanted = _closed_days(settings, days)
+    with _warehouse(settings) as warehouse:
+        validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
+        built = backfill.build(warehouse, wanted, lambda day: print(f"{day} rolled up"), force=force)
+    copy_for_analysts(settings.warehouse_path)
+    broken = [(day.utc_day, finding) for day in built for finding in day.broken]
+    for utc_day, finding in broken:
+        print(f"{utc_day} breaks {finding.name}: {finding.broken.height} rows. {finding.meaning}", file=sys.stderr)
+    print(f"{len(built)} windows built, from {built[0].utc_day} to {built[-1].utc_day}")
+    if broken:
+        raise typer.Exit(GATE)
+
+
+@app.command()
+def publish(
+    day: Annotated[str | None, typer.Argument(metavar="[DAY]", help="one closed UTC day; default: all built days")] = None,
+    force: Annotated[bool, typer.Option(help="also with less coverage than was published; the page says so")] = False,
+) -> None:
+    """Publish a new revision of each day whose figures changed, then the pointer."""
+    settings = _settings()
+    wanted = None if day is None else _closed_days(settings, day)
+    with _warehouse(settings) as warehouse:
+        done = publication.publish(warehouse, Storage(settings.published), settings, wanted, force=force)
+    if not done:
+        raise SettingsError("no built day: expected at least one; run `spotinference build DAY..DAY` first")
+    for published in done:
+        if published.is_new:
+            print(f"{published.utc_day} r{published.revision} {_describe(published)}")
+    print(f"{done[-1].utc_day}: {_describe(done[-1])}")
+    if done[-1].status == "withheld":
+        raise typer.Exit(GATE)
+
+
+@app.command()
+def verify(location: Annotated[str, typer.Argument(metavar="URL-or-folder", help="where economics/ lies")]) -> None:
+    """Check published files: digests, chain, schemas, and the sums by running the published queries again."""
+    try:
+        found = verification.verify(Storage(location, must_exist=True))
+    except VerificationError as error:
+        print(f"not verified: {error}", file=sys.stderr)
+        raise typer.Exit(GATE) from None
+    print(
+        f"verified: {found.files} files, {found.revisions} revisions, {found.days_recomputed} days recomputed; "
+        f"{found.newest['day']} {found.newest['display']} per million tokens"
+    )
+
+
+@app.command()
+def rebuild() -> None:
+    """Make the warehouse anew from the raw files, with every day that it had."""
+    settings = _settings()
+    kept = settings.warehouse_path.with_suffix(".before-rebuild")
+    with _warehouse(settings) as warehouse:
+        days: list[date] = warehouse.query("select utc_day from metric.cost_per_mtok")["utc_day"].to_list()
+    settings.warehouse_path.replace(kept)
+    with _warehouse(settings) as warehouse:
+        done = validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
+        backfill.build(warehouse, days)
+    copy_for_analysts(settings.warehouse_path)
+    kept.unlink()
+    print(f"{done.files} files read, {len(days)} days built")
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Show what was read, what was built and what is published."""
+    settings = _settings()
+    with _warehouse(settings) as warehouse:
+        facts = _read_status(warehouse, settings)
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    for name, fact in facts.items():
+        print(f"{name.replace('_', ' '):<24}{'–' if fact is None else fact}")
+
+
+def _read_status(warehouse: Warehouse, settings: Settings) -> dict[str, Any]:
+    rows = warehouse.query(
+        """
+        select
+            (select count(*) from validated.ingested_files) as files_read,
+            (select cast(max(scheduled_at) as varchar) from validated.exchanges where is_good) as last_good_snapshot,
+            (select cast(max(finished_at) as varchar) from validated.requests) as last_request,
+            (select count(*) from validated.quarantine) as quarantined,
+            (select cast(max(utc_day) as varchar) from metric.cost_per_mtok) as last_built_day
+        """
+    ).row(0, named=True)
+    waiting = len(validated.list_new(warehouse, settings.raw_dir, Storage(settings.request_log)))
+    latest = Storage(settings.published).find(publication.LATEST)
+    newest = json.loads(latest) if latest else {}
+    return {
+        **rows,
+        "files_waiting": waiting,
+        "last_closed_day": last_closed_day(settings.clock()).isoformat(),
+        "published_day": newest.get("day"),
+        "published_status": newest.get("status"),
+        "usd_per_million_tokens": newest.get("usd_per_million_tokens"),
+    }
+
+
+def _describe(published: publication.Published) -> str:
+    figure = published.usd_per_million_tokens
+    return f"{published.status}, {'no figure' if figure is None else f'{figure} USD per million tokens'}"
+
+
+def _closed_days(settings: Settings, text: str) -> list[date]:
+    days, last = parse_days(text), last_closed_day(settings.clock())
+    if days[-1] > last:
+        raise SettingsError(f"day {days[-1]}: expected a UTC day that is over, the last is {last}; wait for midnight UTC")
+    return days
+
+
+def _settings() -> Settings:
+    return settings_module.read(os.environ)
+
+
+def _warehouse(settings: Settings) -> AbstractContextManager[Warehouse]:
+    return open_warehouse(settings.warehouse_path)

@@ -1,0 +1,257 @@
+"""Publishing: immutable revisions first, the pointer last.
+
+Owns the files under `economics/` and their order, the append-only chain of revisions, and the self-check that the
+published queries on the published inputs give the published sums. What a day's document says is `revision`'s; how the
+pages look is `page`'s. A day whose figures did not change gets no new revision.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from importlib.metadata import version
+from typing import Any
+
+import polars as pl
+
+from spotinference_pipeline import page, revision, shipped
+from spotinference_pipeline.errors import PublicationError
+from spotinference_pipeline.settings import Settings
+from spotinference_pipeline.storage import Storage
+from spotinference_pipeline.warehouse import Warehouse, open_scratch, read_sql
+from spotinference_pipeline.windows import days_between, trailing_window
+
+ROOT = "economics"
+LATEST, HISTORY, CHAIN, MANIFEST = (
+    f"{ROOT}/{name}" for name in ("latest.json", "history.json", "revisions.jsonl", "manifest.json")
+)
+PAID_SQL, SERVED_SQL, METHOD = (f"{ROOT}/method/{name}" for name in ("paid.sql", "served.sql", "method.json"))
+
+
+@dataclass(frozen=True)
+class Published:
+    """What became of one day: its newest revision, and whether this call made it."""
+
+    utc_day: date
+    revision: int
+    is_new: bool
+    status: str
+    usd_per_million_tokens: str | None
+
+
+@dataclass
+class _State:
+    """What is published: the chain's lines, and each day's newest document and its file."""
+
+    chain: list[bytes]
+    newest: dict[str, revision.Document]
+    files: dict[str, str]
+
+    def last_good_day(self, before: str) -> str | None:
+        good = (day for day, document in self.newest.items() if day < before and document["status"] != "withheld")
+        return max(good, default=None)
+
+
+def publish(
+    warehouse: Warehouse,
+    target: Storage,
+    settings: Settings,
+    days: Sequence[date] | None = None,
+    *,
+    force: bool = False,
+) -> list[Published]:
+    """Publish the given days, or every built day, oldest first; then the pages, the history and the pointer.
+
+    Raises: PublicationError when a day is not built, the self-check fails, or a day would be published with less
+    coverage than before and that is not forced; the pointer is then as it was.
+    """
+    state = _read_state(target)
+    built = warehouse.query("select utc_day from metric.cost_per_mtok order by utc_day")["utc_day"].to_list()
+    missing = sorted(set(days or []) - set(built))
+    if missing:
+        raise PublicationError(
+            f"day {missing[0]}: expected its figures in metric.cost_per_mtok, found none; run `spotinference build {missing[0]}`"
+        )
+    wanted = built if days is None else sorted(days)
+    done = [_publish_day(warehouse, target, settings, state, day, force=force) for day in wanted]
+    if state.newest:
+        _write_pointer(target, state)
+    return done
+
+
+def export_inputs(warehouse: Warehouse, utc_day: date, detail: str) -> pl.DataFrame:
+    """Give the rows that the two queries read for the day, in the detail that may be published.
+
+    `by_kind` adds up the resources of a day and kind, and names none; `by_resource` gives each.
+    """
+    return warehouse.query(read_sql(f"publication.inputs_{detail}"), {"utc_day": utc_day})
+
+
+def recompute(inputs: pl.DataFrame, paid_sql: str, served_sql: str, utc_day: date) -> tuple[Any, int]:
+    """Run the two queries on published inputs alone; give paid_usd and served_tokens."""
+    with open_scratch() as scratch:
+        scratch.append("metric.inputs", inputs)
+        paid = scratch.query(paid_sql, {"utc_day": utc_day})["paid_usd"].item()
+        served = scratch.query(served_sql, {"utc_day": utc_day})["served_tokens"].item()
+    return paid, served
+
+
+def chain_line(sequence: int, document: revision.Document, file: str, content: bytes, prev: bytes | None) -> bytes:
+    """Write a revision's line of the chain; it names the digest of the line before it."""
+    line = {
+        "seq": sequence,
+        "day": document["day"],
+        "revision": document["revision"],
+        "reason": document["reason"],
+        "file": file,
+        "sha256": sha256(content),
+        "prev": None if prev is None else sha256(prev),
+        "published_at": document["published_at"],
+    }
+    return json.dumps(line, separators=(",", ":")).encode()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _publish_day(
+    warehouse: Warehouse, target: Storage, settings: Settings, state: _State, utc_day: date, *, force: bool
+) -> Published:
+    paid_sql, served_sql = read_sql("metric.paid"), read_sql("metric.served")
+    inputs = export_inputs(warehouse, utc_day, settings.publish_inputs)
+    csv = inputs.write_csv().encode()
+    terms = revision.Terms(
+        settings.min_snapshot_coverage,
+        settings.hyperstack_url,
+        sha256(csv),
+        sha256(paid_sql.encode()),
+        sha256(served_sql.encode()),
+        version("spotinference"),
+    )
+    facts = _read_facts(warehouse, utc_day)
+    _check_recomputed(utc_day, facts, recompute(inputs, paid_sql, served_sql, utc_day))
+    day = utc_day.isoformat()
+    document = revision.build_document(utc_day, facts, terms, state.last_good_day(day))
+    _guard_coverage(document, state.newest.get(day), force=force)
+    revised = revision.revise(document, state.newest.get(day), settings.clock())
+    if revised is not None:
+        target.write(f"{ROOT}/inputs/{day}.csv", csv)
+        target.write(f"{ROOT}/inputs/{day}.parquet", _parquet(inputs))
+        file = f"days/{day}/r{revised['revision']}.json"
+        content = revision.encode(revised)
+        target.create(f"{ROOT}/{file}", content)
+        state.chain.append(chain_line(len(state.chain) + 1, revised, file, content, state.chain[-1] if state.chain else None))
+        state.newest[day], state.files[day] = revised, file
+    newest = state.newest[day]
+    return Published(utc_day, newest["revision"], revised is not None, newest["status"], newest["usd_per_million_tokens"])
+
+
+def _check_recomputed(utc_day: date, facts: revision.Facts, recomputed: tuple[Any, int]) -> None:
+    expected = facts.cost["paid_usd"], facts.cost["served_tokens"]
+    if recomputed != expected:
+        raise PublicationError(
+            f"day {utc_day}: the published queries on the published inputs give {recomputed}, the warehouse {expected}; "
+            f"run `spotinference build {utc_day}` and publish again"
+        )
+
+
+def _guard_coverage(document: revision.Document, newest: revision.Document | None, *, force: bool) -> None:
+    """Refuse a day that was published with more minutes seen; a forced one says so in public."""
+    if newest is None or Decimal(document["coverage"]["snapshot"]) >= Decimal(newest["coverage"]["snapshot"]):
+        return
+    day, before, after = document["day"], newest["coverage"]["snapshot"], document["coverage"]["snapshot"]
+    if not force:
+        raise PublicationError(
+            f"day {day}: expected a snapshot coverage of at least {before} as published, found {after}; "
+            f"bring the raw files back, or run `spotinference publish {day} --force`"
+        )
+    document["caveats"].append(f"Coverage was {before} in revision {newest['revision']}: published with less by the operator's order.")
+
+
+def _read_facts(warehouse: Warehouse, utc_day: date) -> revision.Facts:
+    given = {"utc_day": utc_day}
+    cost = warehouse.query("select * from metric.cost_per_mtok where utc_day = $utc_day", given).row(0, named=True)
+    parts = warehouse.query(
+        "select cost_kind, usd_per_million_tokens from metric.cost_parts where utc_day = $utc_day", given
+    )
+    figures = warehouse.query("select * from metric.figures where utc_day = $utc_day", given).row(0, named=True)
+    models = warehouse.query(
+        """
+        select
+            coalesce(model, 'unknown') as model,
+            cast(coalesce(sum(prompt_tokens), 0) + coalesce(sum(completion_tokens), 0) as bigint) as served_tokens
+        from metric.inputs
+        where line = 'tokens' and utc_day > cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
+        group by 1
+        having served_tokens > 0
+        """,
+        given,
+    )
+    return revision.Facts(cost, dict(parts.iter_rows()), figures, dict(models.iter_rows()))
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd", statistics=False)
+    return buffer.getvalue()
+
+
+def _read_state(target: Storage) -> _State:
+    chain = (target.find(CHAIN) or b"").splitlines()
+    state = _State(chain, {}, {})
+    for line in chain:
+        entry = json.loads(line)
+        state.files[entry["day"]] = entry["file"]
+    for day, file in state.files.items():
+        state.newest[day] = json.loads(target.read(f"{ROOT}/{file}"))
+    return state
+
+
+def _write_pointer(target: Storage, state: _State) -> None:
+    """Write everything that may change: the pointer last, so that a reader never sees it ahead of its files."""
+    days = sorted(state.newest)
+    newest = state.newest[days[-1]]
+    history = [
+        {name: state.newest[day][name] for name in ("day", "usd_per_million_tokens", "status", "revision")} for day in days
+    ]
+    paid_sql, served_sql = read_sql("metric.paid"), read_sql("metric.served")
+    files = {f"{ROOT}/schema/{path.name}": path.read_bytes() for path in sorted((shipped.folder("site") / "schema").iterdir())}
+    files |= {
+        PAID_SQL: paid_sql.encode(),
+        SERVED_SQL: served_sql.encode(),
+        METHOD: revision.encode(
+            {
+                "schema_version": revision.SCHEMA_VERSION,
+                "method_version": revision.METHOD_VERSION,
+                "paid_sql_sha256": sha256(paid_sql.encode()),
+                "served_sql_sha256": sha256(served_sql.encode()),
+            }
+        ),
+        CHAIN: b"".join(line + b"\n" for line in state.chain),
+        f"{ROOT}/index.html": page.render_index(newest, history),
+        f"{ROOT}/method/index.html": page.render_method(newest, paid_sql, served_sql),
+        HISTORY: revision.encode({"schema_version": revision.SCHEMA_VERSION, "days": history}),
+        LATEST: (target.read(f"{ROOT}/{state.files[days[-1]]}")),
+    }
+    kept = _immutable_names(target, state, days)
+    digests = {name: sha256(content) for name, content in files.items()}
+    digests |= {name: sha256(target.read(name)) for name in kept}
+    files[MANIFEST] = revision.encode(
+        {
+            "schema_version": revision.SCHEMA_VERSION,
+            "files": {name.removeprefix(f"{ROOT}/"): digests[name] for name in sorted(digests)},
+        }
+    )
+    for name in [*(set(files) - {MANIFEST, LATEST}), MANIFEST, LATEST]:
+        if target.find(name) != files[name]:
+            target.write(name, files[name])
+
+
+def _immutable_names(target: Storage, state: _State, days: Iterable[str]) -> list[str]:
+    """Name the newest revision and the inputs of every day that the current state consists of."""
+    names = [f"{ROOT}/{state.files[day]}" for day in days]
+    return names + [name for day in days for name in (f"{ROOT}/inputs/{day}.csv", f"{ROOT}/inputs/{day}.parquet")]

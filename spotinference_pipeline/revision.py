@@ -1,0 +1,206 @@
+"""One published day as a document. Pure: the same rows give the same bytes.
+
+Owns the published shape (schema_version 1), the rounding of what is shown, the status of a day and why, the caveats, and
+the reason for a new revision. Decimals are strings, counts integers, unknown is null. The document's schema is
+`site/schema/revision.json`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from typing import Any
+from urllib.parse import urlsplit
+
+from spotinference_pipeline.windows import TRAILING_DAYS, format_second, trailing_window
+
+SCHEMA_VERSION = 1
+METHOD_VERSION = 1
+KINDS = ("busy", "idle", "cold_start", "parked", "storage", "network", "other", "credit")
+BOUND_UNIT = Decimal("0.000001")
+_CENT = Decimal("0.01")
+_BOOKKEEPING = ("revision", "reason", "published_at", "previous")
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the metric tables say of one day: rows as mappings, parts and tokens by their keys."""
+
+    cost: Mapping[str, Any]
+    parts: Mapping[str, Decimal | None]
+    figures: Mapping[str, Any]
+    tokens_by_model: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for the publication as a whole."""
+
+    min_snapshot_coverage: Decimal
+    hyperstack_url: str
+    inputs_sha256: str
+    paid_sql_sha256: str
+    served_sql_sha256: str
+    code_version: str
+
+
+def build_document(utc_day: date, facts: Facts, terms: Terms, last_good_day: str | None) -> Document:
+    """Build the day's document without its bookkeeping (revision, reason, published_at, previous)."""
+    status, status_reason = _status(facts, terms, last_good_day)
+    withheld = status == "withheld"
+    figure = None if withheld else facts.cost["usd_per_million_tokens"]
+    window = trailing_window(utc_day)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "day": utc_day.isoformat(),
+        "window": {"start": format_second(window.start), "end": format_second(window.end), "days": TRAILING_DAYS},
+        "revision": None,
+        "reason": None,
+        "status": status,
+        "status_reason": status_reason,
+        "published_at": None,
+        "usd_per_million_tokens": _text(figure),
+        "display": "withheld" if figure is None else format_usd(figure),
+        "bounds": {"low": None, "high": None} if withheld else _bounds(facts),
+        "paid_usd": _text(facts.cost["paid_usd"]),
+        "served_tokens": facts.cost["served_tokens"],
+        "requests": facts.cost["requests"],
+        "tokens": {name: facts.cost[f"{name}_tokens"] for name in ("prompt", "completion", "cached", "reasoning")},
+        "usd_per_million_by_part": {kind: None if withheld else _text(facts.parts.get(kind)) for kind in KINDS},
+        "by_model": [
+            {"model": model, "served_tokens": tokens, "usd_per_million_tokens": None}
+            for model, tokens in sorted(facts.tokens_by_model.items())
+        ],
+        "figures": _figures(facts.figures),
+        "coverage": {
+            "snapshot": _text(facts.figures["snapshot_coverage_ratio"]),
+            "exact_usage": _text(facts.figures["exact_usage_ratio"]),
+            "token": None,
+        },
+        "reconciliation": {
+            "days_reconciled": 0,
+            "residual_usd": None,
+            "unattributed_usd": None,
+            "invoice_residual_usd": None,
+        },
+        "compared_with": [],
+        "caveats": _caveats(facts, terms),
+        "previous": None,
+        "provenance": {
+            "inputs_sha256": terms.inputs_sha256,
+            "paid_sql_sha256": terms.paid_sql_sha256,
+            "served_sql_sha256": terms.served_sql_sha256,
+            "method_version": METHOD_VERSION,
+            "code_version": terms.code_version,
+            "prices_version": None,
+        },
+    }
+
+
+def revise(document: Document, newest: Document | None, published_at: datetime) -> Document | None:
+    """Give the document as the day's next revision; None when the newest one says the same."""
+    if newest is not None and _substance(document) == _substance(newest):
+        return None
+    return document | {
+        "revision": 1 if newest is None else newest["revision"] + 1,
+        "reason": _reason(document, newest),
+        "published_at": format_second(published_at),
+        "previous": None
+        if newest is None
+        else {"revision": newest["revision"], "usd_per_million_tokens": newest["usd_per_million_tokens"]},
+    }
+
+
+def encode(document: Any) -> bytes:
+    """Write a published JSON document: UTF-8, members in their order, a newline at the end."""
+    return (json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode()
+
+
+def format_usd(figure: Decimal) -> str:
+    """Write an amount for people, in dollars and cents."""
+    cents = figure.quantize(_CENT, ROUND_HALF_EVEN)
+    return f"-${-cents:,}" if cents < 0 else f"${cents:,}"
+
+
+def _text(figure: Decimal | None) -> str | None:
+    return None if figure is None else f"{figure:f}"
+
+
+def _status(facts: Facts, terms: Terms, last_good_day: str | None) -> tuple[str, str | None]:
+    last = f"the last good day is {last_good_day}" if last_good_day else "there is no good day yet"
+    coverage = facts.figures["snapshot_coverage_ratio"]
+    if coverage < terms.min_snapshot_coverage:
+        least = terms.min_snapshot_coverage
+        return "withheld", f"snapshots cover {coverage:.4f} of the window's minutes, {least} are needed; {last}"
+    if facts.cost["paid_usd"] is None:
+        return "withheld", f"no billed resource is known in the window; {last}"
+    if not facts.cost["served_tokens"]:
+        return "withheld", f"no tokens were served in the window; {last}"
+    return "provisional", None
+
+
+def _bounds(facts: Facts) -> dict[str, str | None]:
+    """Low: only spend whose day was read, over all tokens; null while some requests' tokens are unknown. High: all
+    spend over exact tokens only."""
+    million = Decimal(10**6)
+    inside = facts.cost["paid_usd"] - facts.figures["edge_usd"]
+    exact = facts.figures["exact_tokens"]
+    low = million * inside / facts.cost["served_tokens"] if not facts.figures["unmeasured_requests"] else None
+    high = million * facts.cost["paid_usd"] / exact if exact else None
+    return {
+        "low": None if low is None else f"{low.quantize(BOUND_UNIT, ROUND_FLOOR):f}",
+        "high": None if high is None else f"{high.quantize(BOUND_UNIT, ROUND_CEILING):f}",
+    }
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "duty_cycle": _text(row["duty_cycle_ratio"]),
+        "powered_fraction": _text(row["powered_ratio"]),
+        "cold_starts": row["cold_starts"],
+        "cold_start_seconds": _text(row["cold_start_seconds"]),
+        "cache_hit_ratio": _text(row["cache_hit_ratio"]),
+        "reasoning_share": _text(row["reasoning_ratio"]),
+        "output_input_ratio": _text(row["output_input_ratio"]),
+        "tokens_per_busy_second": _text(row["tokens_per_busy_second"]),
+    }
+
+
+def _caveats(facts: Facts, terms: Terms) -> list[str]:
+    caveats = [
+        "One blended figure for the whole fleet and all models: prompt, cached and completion tokens count alike.",
+        "It contains idle time, cold starts, parked machines, storage, public IPs and credits; not tax, traffic or people.",
+        "Not yet reconciled with Hyperstack's billing history: it rests on the running counters alone.",
+        "No comparison with hosted APIs is made yet: this page cannot say whether they would be cheaper.",
+    ]
+    if unmeasured := facts.figures["unmeasured_requests"]:
+        caveats.append(
+            f"{unmeasured:,} of {facts.cost['requests']:,} requests ended without vLLM's final usage: tokens it did not "
+            "report are not counted, so the true figure is at most this high on their account."
+        )
+    host = urlsplit(terms.hyperstack_url).hostname
+    if host in ("127.0.0.1", "localhost", "::1"):
+        caveats.insert(0, "Simulated: the billing answers came from a program on this machine, not from Hyperstack.")
+    return caveats
+
+
+def _substance(document: Document) -> Document:
+    kept = {name: value for name, value in document.items() if name not in _BOOKKEEPING}
+    provenance = {name: value for name, value in document["provenance"].items() if name != "code_version"}
+    return kept | {"provenance": provenance}
+
+
+def _reason(document: Document, newest: Document | None) -> str:
+    if newest is None:
+        return "first"
+    sqls = ("paid_sql_sha256", "served_sql_sha256", "method_version")
+    if any(document["provenance"][name] != newest["provenance"][name] for name in sqls):
+        return "method_change"
+    if document["tokens"] != newest["tokens"] or document["requests"] != newest["requests"]:
+        return "late_logs"
+    if document["paid_usd"] != newest["paid_usd"] or document["coverage"] != newest["coverage"]:
+        return "late_billing"
+    return "correction"

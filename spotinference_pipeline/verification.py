@@ -1,0 +1,159 @@
+"""What a reader can check from public files alone: digests, chain, schemas, and the sums themselves.
+
+Reads nothing but the published folder or URL. Runs the published queries on the published inputs in an empty database
+without access to files or network.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import jsonschema_rs
+import polars as pl
+
+from spotinference_pipeline.errors import RawFileError, VerificationError
+from spotinference_pipeline.publication import (
+    CHAIN,
+    HISTORY,
+    LATEST,
+    MANIFEST,
+    METHOD,
+    PAID_SQL,
+    ROOT,
+    SERVED_SQL,
+    recompute,
+    sha256,
+)
+from spotinference_pipeline.storage import Storage
+
+_SCHEMAS = {LATEST: "revision.json", HISTORY: "history.json", MANIFEST: "manifest.json", METHOD: "method.json"}
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was checked and holds."""
+
+    files: int
+    revisions: int
+    days_recomputed: int
+    newest: dict[str, Any]
+
+
+def verify(published: Storage) -> Verified:
+    """Check everything that the manifest names.
+
+    Raises: VerificationError naming the first file that does not fit, with what was expected and found.
+    """
+    files = _check_digests(published)
+    for name, schema in _SCHEMAS.items():
+        _check_schema(files, name, files[name], schema)
+    chain = _check_chain(published, files)
+    newest = {entry["day"]: json.loads(files[f"{ROOT}/{entry['file']}"]) for entry in chain.values()}
+    last = newest[max(newest)]
+    if json.loads(files[LATEST]) != last:
+        raise VerificationError(f"{LATEST}: expected the newest day's newest revision {last['day']}, found another")
+    listed = {entry["day"]: entry for entry in json.loads(files[HISTORY])["days"]}
+    for day, document in newest.items():
+        _check_day(files, day, document)
+        if {name: document[name] for name in listed.get(day, {})} != listed.get(day):
+            raise VerificationError(f"{HISTORY}: expected the newest revision of {day}, found another")
+    return Verified(len(files), len(chain), len(newest), last)
+
+
+def _check_digests(published: Storage) -> dict[str, bytes]:
+    manifest = _read(published, MANIFEST)
+    files = {MANIFEST: manifest}
+    for name, expected in _json(MANIFEST, manifest)["files"].items():
+        content = files[f"{ROOT}/{name}"] = _read(published, f"{ROOT}/{name}")
+        if sha256(content) != expected:
+            raise VerificationError(f"{ROOT}/{name}: expected the digest {expected} of the manifest, found {sha256(content)}")
+    for name in (LATEST, HISTORY, METHOD, CHAIN, PAID_SQL, SERVED_SQL):
+        if name not in files:
+            raise VerificationError(f"{MANIFEST}: expected it to name {name}, found no such entry")
+    return files
+
+
+def _check_chain(published: Storage, files: dict[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Check each line against the one before and each revision file against its line; give each day's last line."""
+    newest: dict[str, dict[str, Any]] = {}
+    previous: bytes | None = None
+    for place, line in enumerate(files[CHAIN].splitlines(), start=1):
+        where = f"{CHAIN} line {place}"
+        _check_schema(files, where, line, "revisions.json")
+        entry = _json(where, line)
+        expected = None if previous is None else sha256(previous)
+        if (entry["seq"], entry["prev"]) != (place, expected):
+            raise VerificationError(f"{where}: expected seq {place} and prev {expected}, found {entry['seq']}, {entry['prev']}")
+        if entry["revision"] != newest.get(entry["day"], {"revision": 0})["revision"] + 1:
+            raise VerificationError(f"{where}: expected the next revision of {entry['day']}, found {entry['revision']}")
+        name = f"{ROOT}/{entry['file']}"
+        content = files.get(name) or _read(published, name)
+        if sha256(content) != entry["sha256"]:
+            raise VerificationError(f"{name}: expected the digest {entry['sha256']} of the chain, found {sha256(content)}")
+        _check_schema(files, name, content, "revision.json")
+        newest[entry["day"]] = entry
+        files[name], previous = content, line
+    if not newest:
+        raise VerificationError(f"{CHAIN}: expected at least one revision, found none")
+    return newest
+
+
+def _check_day(files: dict[str, bytes], day: str, document: dict[str, Any]) -> None:
+    """Run the published queries on the day's published inputs and compare every digit."""
+    csv_name, parquet_name = (f"{ROOT}/inputs/{day}.{kind}" for kind in ("csv", "parquet"))
+    provenance = document["provenance"]
+    for name, member in ((csv_name, "inputs_sha256"), (PAID_SQL, "paid_sql_sha256"), (SERVED_SQL, "served_sql_sha256")):
+        if sha256(files[name]) != provenance[member]:
+            raise VerificationError(f"{name}: expected the digest {provenance[member]} of {day}, found another")
+    inputs = pl.read_parquet(io.BytesIO(files[parquet_name]))
+    if inputs.write_csv().encode() != files[csv_name]:
+        raise VerificationError(f"{parquet_name}: expected the rows of {csv_name}, found others")
+    paid, served = recompute(inputs, files[PAID_SQL].decode(), files[SERVED_SQL].decode(), date.fromisoformat(day))
+    found = {"paid_usd": None if paid is None else f"{paid:f}", "served_tokens": served}
+    for name, figure in found.items():
+        if document[name] != figure:
+            raise VerificationError(f"{day} {name}: the published queries give {figure}, the revision says {document[name]}")
+    if document["usd_per_million_tokens"] is not None:
+        _check_number(day, document, paid, served)
+
+
+def _check_number(day: str, document: dict[str, Any], paid: Decimal, served: int) -> None:
+    number = Fraction(document["usd_per_million_tokens"])
+    expected = Fraction(round(Fraction(paid) * 10**18 / served), 10**12)
+    if number != expected:
+        raise VerificationError(f"{day} usd_per_million_tokens: expected {float(expected)}, found {float(number)}")
+    parts = sum((Fraction(part) for part in document["usd_per_million_by_part"].values()), Fraction(0))
+    if parts != number:
+        raise VerificationError(f"{day} usd_per_million_by_part: expected the sum {float(number)}, found {float(parts)}")
+
+
+def _check_schema(files: dict[str, bytes], name: str, content: bytes, schema: str) -> None:
+    document = files.get(f"{ROOT}/schema/{schema}")
+    if document is None:
+        raise VerificationError(f"{MANIFEST}: expected it to name schema/{schema}, found no such entry")
+    for problem in _problems(_json(schema, document), _json(name, content)):
+        raise VerificationError(f"{name}: expected the form of schema/{schema}, found {problem}")
+
+
+def _problems(schema: Any, document: Any) -> Iterator[str]:
+    for error in jsonschema_rs.validator_for(schema).iter_errors(document):
+        yield f"{error.message} at {'/'.join(map(str, error.instance_path)) or 'the top'}"
+
+
+def _read(published: Storage, name: str) -> bytes:
+    try:
+        return published.read(name)
+    except RawFileError as error:
+        raise VerificationError(str(error)) from None
+
+
+def _json(name: str, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise VerificationError(f"{name}: expected JSON, found {error}") from None
