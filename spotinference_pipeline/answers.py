@@ -142,13 +142,18 @@ def read_items(endpoint: str, content: bytes) -> list[Item | BadItem]:
 
 def utc(instant: datetime) -> datetime:
     """Read a vendor's instant: without a zone it is UTC."""
-    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+    if instant.tzinfo is None:
+        return instant.replace(tzinfo=UTC)
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        return instant.replace(tzinfo=UTC)  # at either end of the calendar, where every contract refuses it
 
 
 def _read_item(decoder: msgspec.json.Decoder[Any], position: int, raw: msgspec.Raw) -> Item | BadItem:
     try:
         item: Item = decoder.decode(raw)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         return BadItem(f"item {position}", str(error), bytes(raw))
     return item
 

@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 done but a gate says no (withheld, 
 import json
 import os
 import sys
-
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import date
 from typing import Annotated, Any
@@ -34,10 +34,10 @@ Days = Annotated[str, typer.Argument(metavar="DAY[..DAY]", help="closed UTC days
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
-def main() -> None:
-    """Run the command line; errors become one line and an exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, by default the process's own; errors become one line and an exit code."""
     try:
-        code = app(standalone_mode=False)
+        code = app(arguments, standalone_mode=False)
     except SettingsError as error:
         _fail(error, WRONG_USE)
     except SpotinferenceError as error:
@@ -136,15 +136,15 @@ def verify(location: Annotated[str, typer.Argument(metavar="URL-or-folder", help
 def rebuild() -> None:
     """Make the warehouse anew from the raw files, with every day that it had."""
     settings = _settings()
-    kept = settings.warehouse_path.with_suffix(".before-rebuild")
+    aside = settings.warehouse_path.with_suffix(".rebuilt")
+    aside.unlink(missing_ok=True)
     with _warehouse(settings) as warehouse:
         days: list[date] = warehouse.query("select utc_day from metric.cost_per_mtok")["utc_day"].to_list()
-    settings.warehouse_path.replace(kept)
-    with _warehouse(settings) as warehouse:
+    with open_warehouse(aside) as warehouse:
         done = validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
         backfill.build(warehouse, days)
+    aside.replace(settings.warehouse_path)
     copy_for_analysts(settings.warehouse_path)
-    kept.unlink()
     print(f"{done.files} files read, {len(days)} days built")
 
 

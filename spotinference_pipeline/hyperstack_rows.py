@@ -6,7 +6,7 @@ nano-dollars, which takes off the noise of binary floats (1e-9 and below) and no
 
 import re
 from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ import polars as pl
 
 from spotinference_pipeline import answers
 from spotinference_pipeline.batch import Batch
-from spotinference_pipeline.errors import HyperstackError, RawFileError, SettingsError
+from spotinference_pipeline.errors import HyperstackError, RawFileError
 from spotinference_pipeline.raw import Exchange
 from spotinference_pipeline.windows import parse_instant
 
@@ -102,7 +102,7 @@ def _add_item(batch: Batch, exchange: Exchange, item: answers.Item | answers.Bad
     table = _TABLES[type(item)]
     try:
         rows = list(_rows(exchange, item))
-    except (InvalidOperation, ValueError, SettingsError) as error:
+    except (ArithmeticError, LookupError, ValueError) as error:
         reason = f"value out of range ({type(error).__name__})"
         batch.refuse(*source, f"item {position}", table, reason, msgspec.json.encode(item))
         return
@@ -123,10 +123,10 @@ def _rows(exchange: Exchange, item: answers.Item) -> list[tuple[Any, ...]]:
         case answers.Price():
             listed = item.original_value
             return [
-                (at, item.name, item.value.quantize(RATE_UNIT), None if listed is None else listed.quantize(RATE_UNIT))
+                (at, item.name, _round(item.value, RATE_UNIT), None if listed is None else _round(listed, RATE_UNIT))
             ]
         case answers.Credit():
-            return [(at, item.credit.quantize(NANO_DOLLAR))]
+            return [(at, _round(item.credit, NANO_DOLLAR))]
         case answers.BillingRow():
             return _history_rows(exchange, item)
 
@@ -140,8 +140,8 @@ def _usage_row(at: datetime, item: answers.UsageItem) -> tuple[Any, ...]:
         item.name,
         answers.utc(item.create_time),
         None if item.terminate_time is None else answers.utc(item.terminate_time),
-        None if rate is None else rate.quantize(RATE_UNIT),
-        item.total_bill.quantize(NANO_DOLLAR),
+        None if rate is None else _round(rate, RATE_UNIT),
+        _round(item.total_bill, NANO_DOLLAR),
         item.active,
         item.exclude_billing,
     )
@@ -160,6 +160,13 @@ def _history_rows(exchange: Exchange, item: answers.BillingRow) -> list[tuple[An
     if end - start < timedelta(0):
         raise ValueError("window runs backwards")
     return [
-        (exchange.observed_at, start, end, kind, item.attributes.infrahub_id, figure, amount.quantize(HISTORY_UNIT))
+        (exchange.observed_at, start, end, kind, item.attributes.infrahub_id, figure, _round(amount, HISTORY_UNIT))
         for figure, amount in item.amounts().items()
     ]
+
+
+def _round(amount: Decimal, unit: Decimal) -> Decimal:
+    """Round an amount; a string such as "NaN" reads as a decimal but is none, and polars panics on it."""
+    if not amount.is_finite():
+        raise ValueError("expected a finite number")
+    return amount.quantize(unit)

@@ -80,7 +80,7 @@ def _render(template: str, **values: Any) -> bytes:
 def _chart(history: Sequence[Mapping[str, Any]]) -> Chart:
     """Lay the days out along time; a withheld day interrupts the line."""
     figures = [Decimal(day["usd_per_million_tokens"]) for day in history if day["usd_per_million_tokens"] is not None]
-    top = max(figures, default=Decimal(1)) * Decimal("1.15") or Decimal(1)
+    top = max([*figures, Decimal(0)]) * Decimal("1.15") or Decimal(1)
     first = date.fromisoformat(history[0]["day"])
     span = max((date.fromisoformat(history[-1]["day"]) - first).days, 1)
     points = []

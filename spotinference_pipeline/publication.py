@@ -8,6 +8,7 @@ pages look is `page`'s. A day whose figures did not change gets no new revision.
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -22,13 +23,13 @@ from spotinference_pipeline.errors import PublicationError
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_scratch, read_sql
-from spotinference_pipeline.windows import days_between, trailing_window
 
 ROOT = "economics"
 LATEST, HISTORY, CHAIN, MANIFEST = (
     f"{ROOT}/{name}" for name in ("latest.json", "history.json", "revisions.jsonl", "manifest.json")
 )
 PAID_SQL, SERVED_SQL, METHOD = (f"{ROOT}/method/{name}" for name in ("paid.sql", "served.sql", "method.json"))
+_FORCED = re.compile(r"Coverage was (\d\.\d+) in revision \d+: published with less by the operator's order\.")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ class _State:
     def last_good_day(self, before: str) -> str | None:
         good = (day for day, document in self.newest.items() if day < before and document["status"] != "withheld")
         return max(good, default=None)
+
+    def add(self, document: revision.Document, file: str, content: bytes) -> None:
+        """Name a written revision in the chain."""
+        previous = self.chain[-1] if self.chain else None
+        self.chain.append(chain_line(len(self.chain) + 1, document, file, content, previous))
+        self.newest[document["day"]], self.files[document["day"]] = document, file
 
 
 def publish(
@@ -135,19 +142,38 @@ def _publish_day(
     facts = _read_facts(warehouse, utc_day)
     _check_recomputed(utc_day, facts, recompute(inputs, paid_sql, served_sql, utc_day))
     day = utc_day.isoformat()
+    _adopt(target, state, day)
     document = revision.build_document(utc_day, facts, terms, state.last_good_day(day))
     _guard_coverage(document, state.newest.get(day), force=force)
     revised = revision.revise(document, state.newest.get(day), settings.clock())
+    _put(target, f"{ROOT}/inputs/{day}.csv", csv)
+    _put(target, f"{ROOT}/inputs/{day}.parquet", _parquet(inputs))
     if revised is not None:
-        target.write(f"{ROOT}/inputs/{day}.csv", csv)
-        target.write(f"{ROOT}/inputs/{day}.parquet", _parquet(inputs))
-        file = f"days/{day}/r{revised['revision']}.json"
-        content = revision.encode(revised)
+        file, content = _revision_file(day, revised["revision"]), revision.encode(revised)
         target.create(f"{ROOT}/{file}", content)
-        state.chain.append(chain_line(len(state.chain) + 1, revised, file, content, state.chain[-1] if state.chain else None))
-        state.newest[day], state.files[day] = revised, file
+        state.add(revised, file, content)
     newest = state.newest[day]
     return Published(utc_day, newest["revision"], revised is not None, newest["status"], newest["usd_per_million_tokens"])
+
+
+def _adopt(target: Storage, state: _State, day: str) -> None:
+    """Name the revisions of a day that an earlier call wrote and was cut off before it named them: they stay."""
+    while True:
+        number = state.newest[day]["revision"] + 1 if day in state.newest else 1
+        file = _revision_file(day, number)
+        content = target.find(f"{ROOT}/{file}")
+        if content is None:
+            return
+        state.add(json.loads(content), file, content)
+
+
+def _revision_file(day: str, number: int) -> str:
+    return f"days/{day}/r{number}.json"
+
+
+def _put(target: Storage, name: str, content: bytes) -> None:
+    if target.find(name) != content:
+        target.write(name, content)
 
 
 def _check_recomputed(utc_day: date, facts: revision.Facts, recomputed: tuple[Any, int]) -> None:
@@ -160,10 +186,14 @@ def _check_recomputed(utc_day: date, facts: revision.Facts, recomputed: tuple[An
 
 
 def _guard_coverage(document: revision.Document, newest: revision.Document | None, *, force: bool) -> None:
-    """Refuse a day that was published with more minutes seen; a forced one says so in public."""
-    if newest is None or Decimal(document["coverage"]["snapshot"]) >= Decimal(newest["coverage"]["snapshot"]):
+    """Refuse a day that was published with more minutes seen; a forced one says so in public, until they are back."""
+    if newest is None:
         return
     day, before, after = document["day"], newest["coverage"]["snapshot"], document["coverage"]["snapshot"]
+    forced = (_FORCED.fullmatch(caveat) for caveat in newest["caveats"])
+    document["caveats"] += [match[0] for match in forced if match and Decimal(match[1]) > Decimal(after)]
+    if Decimal(after) >= Decimal(before):
+        return
     if not force:
         raise PublicationError(
             f"day {day}: expected a snapshot coverage of at least {before} as published, found {after}; "
@@ -235,7 +265,7 @@ def _write_pointer(target: Storage, state: _State) -> None:
         f"{ROOT}/index.html": page.render_index(newest, history),
         f"{ROOT}/method/index.html": page.render_method(newest, paid_sql, served_sql),
         HISTORY: revision.encode({"schema_version": revision.SCHEMA_VERSION, "days": history}),
-        LATEST: (target.read(f"{ROOT}/{state.files[days[-1]]}")),
+        LATEST: target.read(f"{ROOT}/{state.files[days[-1]]}"),
     }
     kept = _immutable_names(target, state, days)
     digests = {name: sha256(content) for name, content in files.items()}
@@ -246,9 +276,8 @@ def _write_pointer(target: Storage, state: _State) -> None:
             "files": {name.removeprefix(f"{ROOT}/"): digests[name] for name in sorted(digests)},
         }
     )
-    for name in [*(set(files) - {MANIFEST, LATEST}), MANIFEST, LATEST]:
-        if target.find(name) != files[name]:
-            target.write(name, files[name])
+    for name in [*sorted(set(files) - {MANIFEST, LATEST}), MANIFEST, LATEST]:
+        _put(target, name, files[name])
 
 
 def _immutable_names(target: Storage, state: _State, days: Iterable[str]) -> list[str]:

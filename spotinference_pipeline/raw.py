@@ -9,8 +9,9 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
+from typing import Annotated
 
 import google_crc32c
 import msgspec
@@ -18,6 +19,8 @@ import msgspec
 from spotinference_pipeline.errors import RawFileError
 from spotinference_pipeline.windows import format_instant
 
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+HttpStatus = Annotated[int, msgspec.Meta(ge=100, le=999)]
 _TAIL_BYTES = len(b',"c":"xxxxxxxx"}')
 
 
@@ -25,12 +28,12 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """One HTTP exchange with Hyperstack as it happened; instants are UTC."""
 
     v: int = 1
-    scheduled_at: datetime
-    started_at: datetime
-    finished_at: datetime
+    scheduled_at: Instant
+    started_at: Instant
+    finished_at: Instant
     endpoint: str
     query: dict[str, str]
-    status: int | None
+    status: HttpStatus | None
     date: str | None = None
     sha256: str | None = None
     body: str | None = None
@@ -113,7 +116,7 @@ def read_exchanges(content: bytes) -> Iterator[tuple[int, Exchange | BadLine]]:
             continue
         try:
             yield number, _DECODER.decode(line)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             yield number, BadLine(number, f"exchange: {error}", line)
 
 
@@ -173,3 +176,8 @@ def append_exchanges(raw_dir: Path, exchanges: Sequence[Exchange], token: str) -
 def list_files(raw_dir: Path) -> list[Path]:
     """Give all landed files, oldest first."""
     return sorted(raw_dir.glob("????-??-??/*.jsonl"))
+
+
+def first_day(raw_dir: Path) -> date | None:
+    """Give the first UTC day of which there are raw files."""
+    return min((date.fromisoformat(folder.name) for folder in raw_dir.glob("????-??-??")), default=None)

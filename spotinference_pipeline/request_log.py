@@ -7,14 +7,12 @@ own how records become rows: that is `validated`.
 
 import re
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Annotated
 
 import msgspec
 
-from spotinference_pipeline.raw import BadLine, split_lines
+from spotinference_pipeline.raw import BadLine, Instant, split_lines
 
-Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 Count = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 SEGMENT_NAME = re.compile(r"[a-z0-9-]{1,40}\.[0-9a-f]{8}\.\d{8}T\d{6}Z\.\d{6}\.[0-9a-f]{8}\.jsonl")
 
@@ -161,7 +159,7 @@ def read_segment(content: bytes) -> Segment:
             continue
         try:
             record = _RECORD.decode(line)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             if _is_of_unknown_kind(line):
                 segment.unknown += 1
             else:
@@ -174,5 +172,5 @@ def read_segment(content: bytes) -> Segment:
 def _is_of_unknown_kind(line: bytes) -> bool:
     try:
         return _KIND.decode(line).k not in _KNOWN_KINDS
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, RecursionError, ValueError):
         return False

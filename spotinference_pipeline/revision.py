@@ -20,6 +20,7 @@ METHOD_VERSION = 1
 KINDS = ("busy", "idle", "cold_start", "parked", "storage", "network", "other", "credit")
 BOUND_UNIT = Decimal("0.000001")
 _CENT = Decimal("0.01")
+_SHOWN_COVERAGE = Decimal("0.0001")
 _BOOKKEEPING = ("revision", "reason", "published_at", "previous")
 
 Document = dict[str, Any]
@@ -122,7 +123,7 @@ def encode(document: Any) -> bytes:
 def format_usd(figure: Decimal) -> str:
     """Write an amount for people, in dollars and cents."""
     cents = figure.quantize(_CENT, ROUND_HALF_EVEN)
-    return f"-${-cents:,}" if cents < 0 else f"${cents:,}"
+    return f"-${-cents:,}" if cents < 0 else f"${abs(cents):,}"
 
 
 def _text(figure: Decimal | None) -> str | None:
@@ -134,7 +135,8 @@ def _status(facts: Facts, terms: Terms, last_good_day: str | None) -> tuple[str,
     coverage = facts.figures["snapshot_coverage_ratio"]
     if coverage < terms.min_snapshot_coverage:
         least = terms.min_snapshot_coverage
-        return "withheld", f"snapshots cover {coverage:.4f} of the window's minutes, {least} are needed; {last}"
+        seen = coverage.quantize(_SHOWN_COVERAGE, ROUND_FLOOR)
+        return "withheld", f"snapshots cover {seen} of the window's minutes, {least} are needed; {last}"
     if facts.cost["paid_usd"] is None:
         return "withheld", f"no billed resource is known in the window; {last}"
     if not facts.cost["served_tokens"]:

@@ -7,7 +7,7 @@ handed the object. An environment name wins over the same name in the TOML file.
 import os
 import tomllib
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,13 +17,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Json, SecretStr, Va
 from spotinference_pipeline.errors import SettingsError
 
 PREFIX = "SPOTINFERENCE_"
+_SECRETS = frozenset({"hyperstack_api_key", "dagster_postgres_url"})
 
 
 def _utc(instant: object) -> object:
-    if not isinstance(instant, str):
-        return instant
-    parsed = datetime.fromisoformat(instant)
-    if parsed.tzinfo is None:
+    if instant is None:
+        return None
+    parsed = datetime.fromisoformat(instant) if isinstance(instant, str) else instant
+    if not isinstance(parsed, datetime) or parsed.tzinfo is None:
         raise ValueError("an instant with a zone, such as 2026-11-23T00:00:00Z")
     return parsed.astimezone(UTC)
 
@@ -48,6 +49,7 @@ class Settings(BaseModel):
     now: Annotated[datetime | None, BeforeValidator(_utc)] = None
     publish_inputs: Literal["by_kind", "by_resource"] = "by_kind"
     dagster_postgres_url: SecretStr | None = None
+    first_day: date | None = None
     min_snapshot_coverage: Decimal = Decimal("0.95")
 
     @property
@@ -109,9 +111,10 @@ def read(environment: Mapping[str, str]) -> Settings:
         settings = Settings.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        name = f"{PREFIX}{str(first['loc'][0]).upper()}"
+        name = str(first["loc"][0])
+        found = "a secret" if name in _SECRETS else repr(str(first["input"])[:80])
         raise SettingsError(
-            f"{name}: {first['msg']}, found {str(first['input'])[:80]!r}; see .env.example for its form"
+            f"{PREFIX}{name.upper()}: {first['msg']}, found {found}; see .env.example for its form"
         ) from None
     return settings.model_copy(update={"data_dir": Path(os.path.abspath(settings.data_dir))})
 

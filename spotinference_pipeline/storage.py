@@ -6,7 +6,7 @@ the provider's usual environment names.
 
 from pathlib import Path
 
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import from_url
 
 from spotinference_pipeline.errors import RawFileError, SettingsError
@@ -38,12 +38,15 @@ class Storage:
     def read(self, name: str) -> bytes:
         """Give an object's bytes.
 
-        Raises: RawFileError when there is no such object.
+        Raises: RawFileError when there is no such object, or it cannot be read.
         """
         try:
             return bytes(self._store.get(name).bytes())
         except FileNotFoundError:
             raise RawFileError(f"{self.location}/{name}: expected an object, found none") from None
+        except (BaseError, OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise RawFileError(f"{self.location}/{name}: expected a readable object, found {reason}") from None
 
     def find(self, name: str) -> bytes | None:
         """Give an object's bytes, None when there is none."""

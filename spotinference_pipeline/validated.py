@@ -8,6 +8,7 @@ are stored together or not at all. What cannot be read ends in `validated.quaran
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,14 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Ingested:
-    """What one ingest did."""
+    """What one ingest did; `days` are the UTC days of which new rows tell something."""
 
     files: int = 0
     rows_read: int = 0
     rows_accepted: int = 0
     rows_quarantined: int = 0
     rows_repeated: int = 0
+    days: frozenset[date] = frozenset()
 
     def __add__(self, other: "Ingested") -> "Ingested":
         return Ingested(
@@ -61,6 +63,7 @@ class Ingested:
             self.rows_accepted + other.rows_accepted,
             self.rows_quarantined + other.rows_quarantined,
             self.rows_repeated + other.rows_repeated,
+            self.days | other.days,
         )
 
 
@@ -122,10 +125,11 @@ def _ingest_batch(warehouse: Warehouse, sources: Sequence[_Source]) -> Ingested:
             log_rows.add_segment(batch, read_segment(content), source.name)
         else:
             exchanges += _add_raw_file(batch, content, source.name)
+    days: set[date] = set()
     with warehouse.transaction():
         warehouse.append("validated.exchanges", to_frame(exchanges, hyperstack_rows.EXCHANGE_SCHEMA))
         for table in sorted(batch.rows):
-            _store(warehouse, batch, table, batch.frame(table))
+            days |= _days(_store(warehouse, batch, table, batch.frame(table)))
         _complete_stopped_requests(warehouse)
         warehouse.append("validated.quarantine", batch.quarantine_frame())
         rows = [(*file, *_counts(batch, file[0])) for file in files]
@@ -137,6 +141,7 @@ def _ingest_batch(warehouse: Warehouse, sources: Sequence[_Source]) -> Ingested:
         sum(tally.accepted for tally in tallies),
         sum(tally.quarantined for tally in tallies),
         sum(tally.repeated for tally in tallies),
+        frozenset(days),
     )
 
 
@@ -155,19 +160,27 @@ def _counts(batch: Batch, file: str) -> tuple[int, int, int, int, int]:
     return tally.read, tally.accepted, tally.quarantined, tally.repeated, tally.unknown
 
 
-def _store(warehouse: Warehouse, batch: Batch, table: str, frame: pl.DataFrame) -> None:
-    """Append the rows that say something new; count repeats and conflicts with what is stored or came before."""
+def _days(frame: pl.DataFrame) -> set[date]:
+    """Give the UTC days that the rows are about."""
+    names = [name for name in ("observed_at", "terminated_at", "started_at", "finished_at") if name in frame.columns]
+    return {day for name in names for day in frame[name].drop_nulls().dt.date().unique()}
+
+
+def _store(warehouse: Warehouse, batch: Batch, table: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """Append the rows that say something new and give them; count repeats and conflicts with what came before."""
     key = _KEYS.get(table)
     if key is None:
         warehouse.append(table, batch.accept(frame))
-        return
+        return frame
     if table == "validated.billing_snapshots":
         frame = _first_sights(warehouse, batch, frame)
     numbered = frame.with_row_index("place")
     fresh = numbered.unique(subset=key, keep="first", maintain_order=True)
     again = numbered.join(fresh, on="place", how="anti", maintain_order="left").drop("place")
-    warehouse.append(table, batch.accept(_new_rows(warehouse, batch, table, fresh.drop("place"))))
+    new = batch.accept(_new_rows(warehouse, batch, table, fresh.drop("place")))
+    warehouse.append(table, new)
     _new_rows(warehouse, batch, table, again)
+    return new
 
 
 def _new_rows(warehouse: Warehouse, batch: Batch, table: str, frame: pl.DataFrame) -> pl.DataFrame:
@@ -233,7 +246,9 @@ def _complete_stopped_requests(warehouse: Warehouse) -> None:
             null as http_status,
             null as upstream_status,
             'proxy_stopped' as end_reason,
-            case when usages.request_id is null then 'none' else 'engine_partial' end as usage_source,
+            case
+                when coalesce(usages.prompt_tokens, usages.completion_tokens) is null then 'none' else 'engine_partial'
+            end as usage_source,
             usages.prompt_tokens,
             usages.completion_tokens,
             null as cached_tokens,

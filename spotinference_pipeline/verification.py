@@ -30,6 +30,7 @@ from spotinference_pipeline.publication import (
     sha256,
 )
 from spotinference_pipeline.storage import Storage
+from spotinference_pipeline.warehouse import QueryError
 
 _SCHEMAS = {LATEST: "revision.json", HISTORY: "history.json", MANIFEST: "manifest.json", METHOD: "method.json"}
 
@@ -57,25 +58,32 @@ def verify(published: Storage) -> Verified:
     last = newest[max(newest)]
     if json.loads(files[LATEST]) != last:
         raise VerificationError(f"{LATEST}: expected the newest day's newest revision {last['day']}, found another")
-    listed = {entry["day"]: entry for entry in json.loads(files[HISTORY])["days"]}
     for day, document in newest.items():
         _check_day(files, day, document)
-        if {name: document[name] for name in listed.get(day, {})} != listed.get(day):
-            raise VerificationError(f"{HISTORY}: expected the newest revision of {day}, found another")
+    _check_history(files, newest)
     return Verified(len(files), len(chain), len(newest), last)
 
 
 def _check_digests(published: Storage) -> dict[str, bytes]:
     manifest = _read(published, MANIFEST)
     files = {MANIFEST: manifest}
-    for name, expected in _json(MANIFEST, manifest)["files"].items():
+    document = _json(MANIFEST, manifest)
+    listed = document.get("files") if isinstance(document, dict) else None
+    if not isinstance(listed, dict):
+        raise VerificationError(f"{MANIFEST}: expected the digests of files, found none")
+    for name, expected in listed.items():
         content = files[f"{ROOT}/{name}"] = _read(published, f"{ROOT}/{name}")
         if sha256(content) != expected:
             raise VerificationError(f"{ROOT}/{name}: expected the digest {expected} of the manifest, found {sha256(content)}")
     for name in (LATEST, HISTORY, METHOD, CHAIN, PAID_SQL, SERVED_SQL):
-        if name not in files:
-            raise VerificationError(f"{MANIFEST}: expected it to name {name}, found no such entry")
+        _named(files, name)
     return files
+
+
+def _named(files: dict[str, bytes], name: str) -> bytes:
+    if name not in files:
+        raise VerificationError(f"{MANIFEST}: expected it to name {name}, found no such entry")
+    return files[name]
 
 
 def _check_chain(published: Storage, files: dict[str, bytes]) -> dict[str, dict[str, Any]]:
@@ -108,12 +116,12 @@ def _check_day(files: dict[str, bytes], day: str, document: dict[str, Any]) -> N
     csv_name, parquet_name = (f"{ROOT}/inputs/{day}.{kind}" for kind in ("csv", "parquet"))
     provenance = document["provenance"]
     for name, member in ((csv_name, "inputs_sha256"), (PAID_SQL, "paid_sql_sha256"), (SERVED_SQL, "served_sql_sha256")):
-        if sha256(files[name]) != provenance[member]:
+        if sha256(_named(files, name)) != provenance[member]:
             raise VerificationError(f"{name}: expected the digest {provenance[member]} of {day}, found another")
-    inputs = pl.read_parquet(io.BytesIO(files[parquet_name]))
+    inputs = _read_inputs(parquet_name, _named(files, parquet_name))
     if inputs.write_csv().encode() != files[csv_name]:
         raise VerificationError(f"{parquet_name}: expected the rows of {csv_name}, found others")
-    paid, served = recompute(inputs, files[PAID_SQL].decode(), files[SERVED_SQL].decode(), date.fromisoformat(day))
+    paid, served = _recompute(inputs, files, day)
     found = {"paid_usd": None if paid is None else f"{paid:f}", "served_tokens": served}
     for name, figure in found.items():
         if document[name] != figure:
@@ -122,21 +130,49 @@ def _check_day(files: dict[str, bytes], day: str, document: dict[str, Any]) -> N
         _check_number(day, document, paid, served)
 
 
-def _check_number(day: str, document: dict[str, Any], paid: Decimal, served: int) -> None:
+def _read_inputs(name: str, content: bytes) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(io.BytesIO(content))
+    except pl.exceptions.PolarsError as error:
+        raise VerificationError(f"{name}: expected Parquet, found {_first_line(error)}") from None
+
+
+def _recompute(inputs: pl.DataFrame, files: dict[str, bytes], day: str) -> tuple[Any, int]:
+    try:
+        return recompute(inputs, files[PAID_SQL].decode(), files[SERVED_SQL].decode(), date.fromisoformat(day))
+    except (QueryError, pl.exceptions.PolarsError, ValueError) as error:
+        raise VerificationError(
+            f"{PAID_SQL}, {SERVED_SQL}: expected queries that run on the inputs of {day}, found {_first_line(error)}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _check_history(files: dict[str, bytes], newest: dict[str, dict[str, Any]]) -> None:
+    listed = {entry["day"]: entry for entry in json.loads(files[HISTORY])["days"]}
+    for day in sorted(listed.keys() | newest.keys()):
+        found, document = listed.get(day, {}), newest.get(day, {})
+        if not found or {name: document.get(name) for name in found} != found:
+            raise VerificationError(f"{HISTORY}: expected the newest revision of {day}, found another")
+
+
+def _check_number(day: str, document: dict[str, Any], paid: Decimal | None, served: int) -> None:
+    if paid is None or not served:
+        raise VerificationError(f"{day} usd_per_million_tokens: expected none, as nothing was paid or served, found a figure")
     number = Fraction(document["usd_per_million_tokens"])
     expected = Fraction(round(Fraction(paid) * 10**18 / served), 10**12)
     if number != expected:
         raise VerificationError(f"{day} usd_per_million_tokens: expected {float(expected)}, found {float(number)}")
-    parts = sum((Fraction(part) for part in document["usd_per_million_by_part"].values()), Fraction(0))
+    parts = sum((Fraction(part or 0) for part in document["usd_per_million_by_part"].values()), Fraction(0))
     if parts != number:
         raise VerificationError(f"{day} usd_per_million_by_part: expected the sum {float(number)}, found {float(parts)}")
 
 
 def _check_schema(files: dict[str, bytes], name: str, content: bytes, schema: str) -> None:
-    document = files.get(f"{ROOT}/schema/{schema}")
-    if document is None:
-        raise VerificationError(f"{MANIFEST}: expected it to name schema/{schema}, found no such entry")
-    for problem in _problems(_json(schema, document), _json(name, content)):
+    document = _json(schema, _named(files, f"{ROOT}/schema/{schema}"))
+    for problem in _problems(document, _json(name, content)):
         raise VerificationError(f"{name}: expected the form of schema/{schema}, found {problem}")
 
 

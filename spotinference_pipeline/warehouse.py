@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from spotinference_pipeline.errors import WarehouseError
 
 LOCK_DEADLINE_SECONDS = 60.0
 SQL_DIR = shipped.folder("sql")
+QueryError = duckdb.Error
+"""What a query raises that cannot run."""
 
 
 class _ArrowStream:
@@ -90,6 +93,36 @@ class Warehouse:
     def build_day(self, table: str, utc_day: date) -> int:
         """Replace one day's rows by the result of the table's own SQL file; give their number."""
         return self.replace_day(table, utc_day, self.query(read_sql(table), {"utc_day": utc_day}))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table as `sql/schema.sql` declares it."""
+
+    name: str
+    type: str
+    comment: str | None
+
+
+def describe_tables() -> dict[str, list[Column]]:
+    """Give every table's columns, in order, by `stage.table`."""
+    with duckdb.connect(":memory:") as connection:
+        connection.execute((SQL_DIR / "schema.sql").read_text())
+        connection.execute(
+            "select schema_name || '.' || table_name, column_name, data_type, comment from duckdb_columns() "
+            "where not internal order by schema_name, table_name, column_index"
+        )
+        tables: dict[str, list[Column]] = {}
+        for table, *column in connection.fetchall():
+            tables.setdefault(table, []).append(Column(*column))
+    return tables
+
+
+def read_upstreams(table: str) -> list[str]:
+    """Give the tables that a table's SQL reads, found by DuckDB's parser."""
+    with duckdb.connect(":memory:") as connection:
+        names = connection.get_table_names(read_sql(table).replace("$utc_day", "date '2000-01-01'"), qualified=True)
+        return sorted(name.replace('"', "") for name in names)
 
 
 @contextmanager
@@ -162,7 +195,8 @@ def _connect(path: Path, deadline_seconds: float) -> duckdb.DuckDBPyConnection:
         except duckdb.IOException as error:
             if "lock" not in str(error):
                 raise WarehouseError(
-                    f"warehouse {path}: cannot be opened ({str(error).splitlines()[0]}); run `spotinference rebuild`"
+                    f"warehouse {path}: cannot be opened ({str(error).splitlines()[0]}); delete it and run "
+                    "`spotinference build DAY..DAY`: the raw files hold everything"
                 ) from None
             if time.monotonic() - started > deadline_seconds:
                 raise WarehouseError(

@@ -57,10 +57,10 @@ def parse_days(text: str) -> list[date]:
 
     Raises: SettingsError when the text is not a day or a range, or the range runs backwards.
     """
-    first_text, _, last_text = text.partition("..")
+    first_text, dots, last_text = text.partition("..")
     try:
         first = date.fromisoformat(first_text)
-        last = date.fromisoformat(last_text) if last_text else first
+        last = date.fromisoformat(last_text) if dots else first
     except ValueError:
         raise SettingsError(
             f"day {text!r}: expected YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD; write for example 2026-11-16..2026-11-22"

@@ -1,0 +1,34 @@
+"""One blocking Dagster check per rule of `checks`, in front of everything downstream of the table it is about."""
+
+import dagster as dg
+
+from spotinference_pipeline import checks
+from spotinference_pipeline.orchestration import reports, steps
+from spotinference_pipeline.orchestration.assets import POOL, key
+from spotinference_pipeline.settings import Settings
+
+TABLES = {
+    "each_request_counts_once": "rollup.token_days",
+    "every_row_is_accounted_for": "rollup.snapshot_days",
+    "kinds_add_up_to_the_counter": "rollup.cost_days",
+    "only_credits_are_negative": "rollup.cost_days",
+    "parts_add_up_to_the_number": "metric.cost_parts",
+    "tokens_of_the_window_are_its_requests": "metric.cost_per_mtok",
+}
+"""The table after which each rule can be checked."""
+
+
+def build_checks(settings: Settings, days: dg.PartitionsDefinition[str]) -> list[dg.AssetChecksDefinition]:
+    """Build every check; each covers the days of its run."""
+    return [_check(settings, name, meaning, days) for name, meaning in checks.describe().items()]
+
+
+def _check(settings: Settings, name: str, meaning: str, days: dg.PartitionsDefinition[str]) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=key(TABLES[name]), name=name, description=meaning, blocking=True, pool=POOL, partitions_def=days
+    )
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        wanted = steps.days_of(context.op_execution_context.partition_keys)
+        return reports.checked([finding for _, finding in steps.run_check(settings, name, wanted)], meaning)
+
+    return check

@@ -1,0 +1,176 @@
+"""The whole graph on one page, in stage order: raw, validated, rollup, metric, publication.
+
+An asset's body calls one function and reports what it wrote. Tables that are SQL become assets by one factory; their
+lineage is read from the SQL. Everything that opens the warehouse shares a pool of one.
+"""
+
+from collections.abc import Iterator
+from datetime import date, timedelta
+
+import dagster as dg
+
+from spotinference_pipeline import ledger, transform, warehouse
+from spotinference_pipeline.orchestration import reports, steps
+from spotinference_pipeline.settings import Settings
+from spotinference_pipeline.windows import TRAILING_DAYS
+
+POOL = "duckdb_writer"
+OWNERS = ["team:finance-data"]
+VALIDATED = {
+    "validated.exchanges": "Every HTTP exchange with Hyperstack, failed ones included: a minute without a row is a minute in which nobody asked.",
+    "validated.billing_snapshots": "Running counters of every billed resource, once a minute: USD since its creation.",
+    "validated.billing_history": "Hyperstack's own totals of the organisation, month to date, as they were at each minute.",
+    "validated.credit_balances": "The prepaid balance, once a minute.",
+    "validated.prices": "The price book, once an hour.",
+    "validated.vm_states": "What each machine's state was: from the fleet list, from events to the second, from the proxy's probes.",
+    "validated.requests": "Every request that ended, with the tokens that vLLM itself reported. No prompts, no answers, no addresses.",
+    "validated.engine_counters": "vLLM's own token counters, scraped by the proxy once a minute: a second witness.",
+    "validated.quarantine": "What could not be read or broke a contract, with the reason. Nothing disappears silently.",
+}
+LEDGER = {
+    "rollup.resource_days": "What each resource's counter moved by on a day.",
+    "rollup.cost_days": "The ledger: what each resource cost on a day, and what for (busy, idle, cold start, parked, storage, network, credit).",
+    "rollup.vm_days": "Where each machine's time went on a day: alive, on, busy, starting.",
+}
+LOG_TABLES = frozenset({"validated.requests", "validated.engine_counters"})
+WINDOWED = frozenset({"metric.paid", "metric.served", "metric.cost_parts", "metric.figures"})
+"""Metrics that read the seven days that end with theirs, from tables whose rows are about one day each."""
+SEVEN_DAYS = dg.TimeWindowPartitionMapping(start_offset=1 - TRAILING_DAYS, allow_nonexistent_upstream_partitions=True)
+
+
+def key(table: str) -> dg.AssetKey:
+    """Give the asset key of a table: the same name, by its parts."""
+    return dg.AssetKey(table.split("."))
+
+
+def build_assets(settings: Settings, first_day: date) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """Build every asset for these settings; partitions are closed UTC days from `first_day` on."""
+    days = dg.DailyPartitionsDefinition(start_date=first_day.isoformat(), timezone="UTC")
+    columns = {table: reports.table_schema(described) for table, described in warehouse.describe_tables().items()}
+    return [
+        *_raw_specs(),
+        _validated(settings, columns),
+        _ledger(settings, columns, days),
+        *[_sql_table(settings, columns, days, table) for table in (*transform.ROLLUPS, *transform.METRICS)],
+        _publication(settings, days),
+    ]
+
+
+def _raw_specs() -> list[dg.AssetSpec]:
+    return [
+        dg.AssetSpec(
+            ["raw", "hyperstack"],
+            group_name="raw",
+            owners=OWNERS,
+            kinds={"json", "rest"},
+            description="Hyperstack's answers, byte for byte, one immutable file a minute. Landed by the sensor `minute_snapshot`.",
+        ),
+        dg.AssetSpec(
+            ["raw", "request_log"],
+            group_name="raw",
+            owners=OWNERS,
+            kinds={"json"},
+            description="Sealed segments of the proxy's request log: one line per begin, usage and end of each request.",
+        ),
+    ]
+
+
+def _validated(settings: Settings, columns: dict[str, dg.TableSchema]) -> dg.AssetsDefinition:
+    def spec(table: str, description: str) -> dg.AssetSpec:
+        sources = ["request_log"] if table in LOG_TABLES else ["hyperstack"]
+        if table in ("validated.vm_states", "validated.quarantine"):
+            sources = ["hyperstack", "request_log"]
+        return dg.AssetSpec(
+            key(table),
+            deps=[dg.AssetKey(["raw", source]) for source in sources],
+            group_name="validated",
+            owners=OWNERS,
+            kinds={"python", "polars", "pandera", "duckdb"},
+            description=description,
+            metadata={"dagster/column_schema": columns[table], "dagster/table_name": table},
+        )
+
+    @dg.multi_asset(name="validated", specs=[spec(*entry) for entry in VALIDATED.items()], pool=POOL)
+    def validated() -> Iterator[dg.MaterializeResult]:
+        yield from reports.ingested(steps.ingest(settings, list(VALIDATED)))
+
+    return validated
+
+
+def _ledger(
+    settings: Settings, columns: dict[str, dg.TableSchema], days: dg.DailyPartitionsDefinition
+) -> dg.AssetsDefinition:
+    upstream = ["validated.billing_snapshots", "validated.vm_states", "validated.requests", "validated.prices"]
+
+    @dg.multi_asset(
+        name="ledger",
+        specs=[
+            dg.AssetSpec(
+                key(table),
+                deps=[key(name) for name in upstream],
+                group_name="rollup",
+                owners=OWNERS,
+                kinds={"python", "duckdb"},
+                description=description,
+                metadata={"dagster/column_schema": columns[table], "dagster/table_name": table},
+            )
+            for table, description in LEDGER.items()
+        ],
+        partitions_def=days,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=POOL,
+    )
+    def build_ledger(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+        yield from reports.built(steps.build_ledger(settings, steps.days_of(context.partition_keys), ledger.TABLES))
+
+    return build_ledger
+
+
+def _sql_table(
+    settings: Settings, columns: dict[str, dg.TableSchema], days: dg.DailyPartitionsDefinition, table: str
+) -> dg.AssetsDefinition:
+    sql = warehouse.read_sql(table)
+
+    def dependency(upstream: str) -> dg.AssetDep:
+        is_window = table in WINDOWED and upstream != "metric.cost_per_mtok"
+        return dg.AssetDep(key(upstream), partition_mapping=SEVEN_DAYS if is_window else None)
+
+    @dg.asset(
+        key=key(table),
+        deps=[dependency(upstream) for upstream in warehouse.read_upstreams(table)],
+        group_name=table.partition(".")[0],
+        owners=OWNERS,
+        kinds={"sql", "duckdb"},
+        description=reports.description_of_sql(sql),
+        metadata={"dagster/column_schema": columns[table], "dagster/table_name": table, "sql": reports.sql_text(sql)},
+        partitions_def=days,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        freshness_policy=dg.FreshnessPolicy.cron("0 2 * * *", timedelta(hours=2)) if table == "metric.cost_per_mtok" else None,
+        pool=POOL,
+    )
+    def build_table(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        return reports.built([steps.build_table(settings, table, steps.days_of(context.partition_keys))])[0]
+
+    return build_table
+
+
+def _publication(settings: Settings, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=["publication", "economics"],
+        deps=[key(table) for table in ("metric.cost_per_mtok", "metric.cost_parts", "metric.figures")]
+        + [dg.AssetDep(key("metric.inputs"), partition_mapping=SEVEN_DAYS)],
+        group_name="publication",
+        owners=OWNERS,
+        kinds={"json", "html"},
+        description=(
+            "The number as outsiders see it: an immutable revision of the day, its inputs, both queries verbatim, the pages, "
+            "and last the pointer latest.json. A day whose figures did not change gets no new revision."
+        ),
+        partitions_def=days,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=POOL,
+    )
+    def publish(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        return reports.published(steps.publish(settings, steps.days_of(context.partition_keys)), settings.published)
+
+    return publish

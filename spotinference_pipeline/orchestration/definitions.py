@@ -1,0 +1,37 @@
+"""The code location: `build(settings)` makes a fresh graph, `defs` is the one of this environment."""
+
+import os
+
+import dagster as dg
+
+from spotinference_pipeline import raw
+from spotinference_pipeline import settings as settings_module
+from spotinference_pipeline.orchestration.asset_checks import build_checks
+from spotinference_pipeline.orchestration.assets import build_assets
+from spotinference_pipeline.orchestration.automation import DAILY, DAILY_JOB, INGEST_JOB, VALIDATED, build_schedules, build_sensors
+from spotinference_pipeline.settings import Settings
+
+
+def build(settings: Settings) -> dg.Definitions:
+    """Build the whole graph for these settings."""
+    first_day = settings.first_day or raw.first_day(settings.raw_dir) or settings.clock().date()
+    return dg.Definitions(
+        assets=build_assets(settings, first_day),
+        asset_checks=build_checks(settings, dg.DailyPartitionsDefinition(first_day.isoformat(), timezone="UTC")),
+        jobs=[
+            dg.define_asset_job(
+                INGEST_JOB, VALIDATED, description="Read landed files and sealed segments into the validated tables."
+            ),
+            dg.define_asset_job(
+                DAILY_JOB,
+                VALIDATED | DAILY,
+                description="Read what has landed, then build and publish closed UTC days. Also the backfill of past days.",
+            ),
+        ],
+        schedules=build_schedules(),
+        sensors=build_sensors(settings),
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build(settings_module.read(os.environ))

@@ -1,0 +1,117 @@
+"""What an analyst sees beside an asset: row counts, samples, columns, the number. Turns results into Dagster's words."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+import polars as pl
+
+from spotinference_pipeline.checks import Finding
+from spotinference_pipeline.orchestration.steps import IngestReport, Written
+from spotinference_pipeline.publication import Published
+from spotinference_pipeline.warehouse import Column
+
+LATE_DAYS = "late_days"
+
+
+def table_schema(columns: Sequence[Column]) -> dg.TableSchema:
+    """Give a table's columns with types and comments."""
+    return dg.TableSchema([dg.TableColumn(column.name, column.type, description=column.comment) for column in columns])
+
+
+def sql_text(sql: str) -> dg.MetadataValue[str]:
+    """Give the SQL as it runs."""
+    return dg.MetadataValue.md(f"```sql\n{sql}\n```")
+
+
+def description_of_sql(sql: str) -> str:
+    """Give the comment that a SQL file begins with."""
+    lines: list[str] = []
+    for line in sql.splitlines():
+        if not line.startswith("--"):
+            break
+        lines.append(line.removeprefix("--").strip())
+    return " ".join(lines)
+
+
+def ingested(report: IngestReport) -> list[dg.MaterializeResult]:
+    """Report an ingest, once per table."""
+    done = report.done
+    return [
+        dg.MaterializeResult(
+            asset_key=written.table.split("."),
+            metadata={
+                "dagster/row_count": written.rows,
+                "files_read": done.files,
+                "rows_read": done.rows_read,
+                "rows_accepted": done.rows_accepted,
+                "rows_quarantined": done.rows_quarantined,
+                "rows_repeated": done.rows_repeated,
+                LATE_DAYS: dg.MetadataValue.json([day.isoformat() for day in report.late_days]),
+            },
+        )
+        for written in report.written
+    ]
+
+
+def built(tables: Sequence[Written]) -> list[dg.MaterializeResult]:
+    """Report built tables, each with a sample of its newest day; single figures of the number are plotted."""
+    return [
+        dg.MaterializeResult(
+            asset_key=written.table.split("."),
+            metadata={
+                "dagster/partition_row_count": written.rows,
+                "newest_day": dg.MetadataValue.md(_markdown(written.sample)),
+                **_figures(written),
+            },
+        )
+        for written in tables
+    ]
+
+
+def published(days: Sequence[Published], location: str) -> dg.MaterializeResult:
+    """Report the newest of the published days."""
+    newest = days[-1]
+    figure = newest.usd_per_million_tokens
+    file = f"{location}/economics/days/{newest.utc_day}/r{newest.revision}.json"
+    return dg.MaterializeResult(
+        asset_key=["publication", "economics"],
+        metadata={
+            "status": newest.status,
+            "revision": newest.revision,
+            "new_revisions": sum(day.is_new for day in days),
+            "file": dg.MetadataValue.url(file) if "://" in file else dg.MetadataValue.path(file),
+            "usd_per_million_tokens": "withheld" if figure is None else float(figure),
+        },
+    )
+
+
+def checked(broken: Sequence[Finding], meaning: str) -> dg.AssetCheckResult:
+    """Report a rule: passed when no day breaks it."""
+    rows = pl.concat([finding.broken for finding in broken]) if broken else pl.DataFrame()
+    return dg.AssetCheckResult(
+        passed=not broken,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=meaning,
+        metadata={"broken_rows": rows.height, "rows": dg.MetadataValue.md(_markdown(rows.head(20)))},
+    )
+
+
+def _figures(written: Written) -> dict[str, float]:
+    wanted = ("usd_per_million_tokens", "paid_usd", "served_tokens", "snapshot_coverage_ratio", "duty_cycle_ratio")
+    if written.sample.height != 1:
+        return {}
+    row = written.sample.row(0, named=True)
+    return {name: float(row[name]) for name in wanted if row.get(name) is not None}
+
+
+def _markdown(frame: pl.DataFrame) -> str:
+    if frame.is_empty():
+        return "no rows"
+    cells = [[_cell(cell) for cell in row] for row in frame.iter_rows()]
+    head = ["| " + " | ".join(frame.columns) + " |", "|" + " --- |" * frame.width]
+    return "\n".join(head + ["| " + " | ".join(row) + " |" for row in cells])
+
+
+def _cell(cell: object) -> str:
+    text = "" if cell is None else f"{cell}"
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")[:200]
