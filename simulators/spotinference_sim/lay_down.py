@@ -1,0 +1,111 @@
+"""Lay down past days as raw Hyperstack files, as if the minute snapshot had run all along.
+
+Owns which calls a minute makes and how an exchange is spelt (docs/raw-files.md). The answers are those of
+`hyperstack_answers`. One file an hour, named by its content, so a second run writes the same files.
+"""
+
+from collections.abc import Hashable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from spotinference_sim.hyperstack_answers import Answer, HyperstackAnswers
+from spotinference_sim.instants import HOUR_S, MINUTE_S, SECOND_US, day_of, http_date, name_s, text_s, text_us
+from spotinference_sim.lines import sealed, short_hash, write_once
+from spotinference_sim.resources import Resource
+from spotinference_sim.scenario import Scenario
+
+DELETED_EVERY_MINUTES = 15
+LATENCY_US = (200_000, 2_000_000)
+VMS = "/core/virtual-machines"
+USAGE = "/billing/billing/usage"
+
+Question = tuple[str, dict[str, str]]
+Spelt = tuple[int, str]
+"""HTTP status, and the members of the line that hold the body."""
+
+
+def lay_down_raw(scenario: Scenario, data_dir: Path, until_s: int, lag: bool = False) -> None:
+    """Write the exchanges of every minute from the scenario's start to `until_s`, inclusive."""
+    recorder = Recorder(scenario, lag)
+    for hour_s in range(scenario.start_s, until_s + 1, HOUR_S):
+        lines: list[bytes] = []
+        for minute_s in range(hour_s, min(hour_s + HOUR_S, until_s + 1), MINUTE_S):
+            lines.extend(recorder.minute(minute_s))
+        content = b"".join(lines)
+        name = f"{name_s(hour_s)}.{short_hash(content)}.jsonl"
+        write_once(data_dir / "raw" / "hyperstack" / day_of(hour_s).isoformat() / name, content)
+
+
+class Recorder:
+    """Makes the lines of one minute after the other."""
+
+    def __init__(self, scenario: Scenario, lag: bool) -> None:
+        self._scenario = scenario
+        self._lag = lag
+        self._answers = HyperstackAnswers(scenario, lag)
+        self._fleet: tuple[Hashable, Spelt] | None = None
+
+    def minute(self, minute_s: int) -> Iterator[bytes]:
+        """Make the exchanges that belong to a minute, in the order in which they are made."""
+        rng = Random(f"{self._scenario.seed}/latency/{minute_s}")  # noqa: S311 seeded on purpose
+        started_us = minute_s * SECOND_US
+        for path, query in self.questions(minute_s):
+            latency_us = rng.randint(*LATENCY_US) if self._lag else 0
+            yield self._exchange(minute_s, path, query, started_us, latency_us)
+            started_us += latency_us
+
+    def questions(self, minute_s: int) -> Iterator[Question]:
+        """List what the snapshot asks in a minute."""
+        month_start = f"{text_s(minute_s)[:7]}-01T00:00:00"
+        yield USAGE, {"deleted": "false"}
+        if text_s(minute_s) != month_start:
+            yield "/billing/billing/history", {"start_date": month_start, "end_date": text_s(minute_s)}
+        yield VMS, {}
+        yield "/billing/user-credit/credit", {}
+        resources = self._scenario.resources
+        left = any(_ended_between(r, minute_s - MINUTE_S, minute_s) for r in resources)
+        if left or minute_s // MINUTE_S % DELETED_EVERY_MINUTES == 0:
+            yield USAGE, {"deleted": "true"}
+        for vm in self._scenario.vms:
+            now, before = vm.spell_at(minute_s), vm.spell_at(minute_s - MINUTE_S)
+            if now and (before is None or before.status != now.status):
+                yield f"{VMS}/{vm.id}/events", {}
+        if minute_s % HOUR_S == 0:
+            yield "/pricebook", {}
+            yield "/core/volumes", {}
+
+    def _exchange(
+        self, minute_s: int, path: str, query: dict[str, str], started_us: int, latency_us: int
+    ) -> bytes:
+        finished_us = started_us + latency_us
+        asked_us = started_us + latency_us // 2
+        if path == VMS:
+            answered = self._fleet_answer(asked_us)
+        else:
+            answered = _spelt(self._answers.answer(path, query, asked_us))
+        date = http_date(finished_us // SECOND_US)
+        return sealed(
+            f'{{"v":1,"scheduled_at":"{text_us(minute_s * SECOND_US)}","started_at":"{text_us(started_us)}"'
+            f',"finished_at":"{text_us(finished_us)}","endpoint":"{path}"'
+            f',"query":{msgspec.json.encode(query).decode()}'
+            f',"status":{answered[0]},"date":"{date}"{answered[1]},"error":null'
+        )
+
+    def _fleet_answer(self, asked_us: int) -> Spelt:
+        """Spell the machine list again only when it changed: it is most of the bytes."""
+        key = self._answers.core.fleet_key(asked_us // SECOND_US)
+        if self._fleet is None or self._fleet[0] != key:
+            self._fleet = key, _spelt(self._answers.answer(VMS, {}, asked_us))
+        return self._fleet[1]
+
+
+def _spelt(answer: Answer) -> Spelt:
+    text = msgspec.json.encode(answer.body.decode()).decode()
+    return answer.status, f',"sha256":"{sha256(answer.body).hexdigest()}","body":{text}'
+
+
+def _ended_between(resource: Resource, after_s: int, until_s: int) -> bool:
+    return after_s < resource.ended_s <= until_s
