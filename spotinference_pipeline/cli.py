@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 done but a gate says no (withheld, 
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import date
@@ -13,10 +14,11 @@ from typing import Annotated, Any
 
 import typer
 
-from spotinference_pipeline import backfill, publication, snapshot, validated, verification
+from spotinference_pipeline import backfill, demo, publication, serving, snapshot, validated, verification
 from spotinference_pipeline import settings as settings_module
 from spotinference_pipeline.errors import SettingsError, SpotinferenceError, VerificationError
 from spotinference_pipeline.hyperstack import Hyperstack
+from spotinference_pipeline.processes import Processes, free_port
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, copy_for_analysts, open_warehouse
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error, WRONG_USE)
     except SpotinferenceError as error:
         _fail(error, FAILED)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(FAILED)
     except typer.TyperException as error:
         error.show()
@@ -159,6 +161,28 @@ def status(as_json: AsJson = False) -> None:
         return
     for name, fact in facts.items():
         print(f"{name.replace('_', ' '):<24}{'–' if fact is None else fact}")
+
+
+@app.command(name="serve")
+def serve_dagster(
+    port: Annotated[int, typer.Option(help="of Dagster's UI, on loopback")] = 3000,
+    read_only: Annotated[bool, typer.Option(help="a UI that can launch nothing, for analysts")] = False,
+) -> None:
+    """Run Dagster: web server, daemon, schedules and sensors, until interrupted."""
+    settings = _settings()
+    environment = serving.dagster_environment(settings, os.environ)
+    with Processes(settings.data_dir / "logs", environment) as processes:
+        serving.prepare_home(settings, processes, serving.dagster_home(settings, os.environ))
+        print(f"Dagster   {serving.start(processes, free_port(port), read_only=read_only)}", flush=True)
+        while True:
+            processes.check()
+            time.sleep(1)
+
+
+@app.command(name="demo")
+def run_demo(once: Annotated[bool, typer.Option("--once", help="end after publishing")] = False) -> None:
+    """Run everything on this machine with simulated services: nine past days, the UI, the page, the number."""
+    demo.run(_settings(), os.environ, once=once)
 
 
 def _read_status(warehouse: Warehouse, settings: Settings) -> dict[str, Any]:

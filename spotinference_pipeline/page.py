@@ -66,7 +66,7 @@ def render_method(newest: Mapping[str, Any], paid_sql: str, served_sql: str) -> 
 
 def _render(template: str, **values: Any) -> bytes:
     environment = Environment(
-        loader=FileSystemLoader(shipped.folder("site")),
+        loader=FileSystemLoader(shipped.path("site")),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -249,7 +249,7 @@ def _write_pointer(target: Storage, state: _State) -> None:
         {name: state.newest[day][name] for name in ("day", "usd_per_million_tokens", "status", "revision")} for day in days
     ]
     paid_sql, served_sql = read_sql("metric.paid"), read_sql("metric.served")
-    files = {f"{ROOT}/schema/{path.name}": path.read_bytes() for path in sorted((shipped.folder("site") / "schema").iterdir())}
+    files = {f"{ROOT}/schema/{path.name}": path.read_bytes() for path in sorted((shipped.path("site") / "schema").iterdir())}
     files |= {
         PAID_SQL: paid_sql.encode(),
         SERVED_SQL: served_sql.encode(),

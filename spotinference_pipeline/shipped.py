@@ -1,11 +1,11 @@
-"""Where the files are that ship beside the code: `sql/` and `site/`."""
+"""Where the files are that ship beside the code: `sql/`, `site/`, `workspace.yaml`, `dagster.yaml`, `deploy/`."""
 
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
 
 
-def folder(name: str) -> Path:
-    """Give a shipped folder: inside the installed package, or beside it in a checkout."""
+def path(name: str) -> Path:
+    """Give a shipped file or folder: inside the installed package, or beside it in a checkout."""
     installed = _PACKAGE / name
-    return installed if installed.is_dir() else _PACKAGE.parent / name
+    return installed if installed.exists() else _PACKAGE.parent / name

@@ -23,7 +23,7 @@ from spotinference_pipeline import shipped
 from spotinference_pipeline.errors import WarehouseError
 
 LOCK_DEADLINE_SECONDS = 60.0
-SQL_DIR = shipped.folder("sql")
+SQL_DIR = shipped.path("sql")
 QueryError = duckdb.Error
 """What a query raises that cannot run."""
 
