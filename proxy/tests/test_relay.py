@@ -1,0 +1,471 @@
+# ruff: noqa: N802
+"""One request through a real socket: what the client sees, what vLLM is asked, what the log says."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from spotinference_proxy.segments import Calls
+from yarl import URL
+
+FIXTURES = Path(__file__).parent / "fixtures"
+CHAT = "/v1/chat/completions"
+STREAM = {"model": "otter", "stream": True, "messages": []}
+
+
+def recording(name: str) -> tuple[dict, bytes]:
+    cases = {case["name"]: case for case in json.loads((FIXTURES / "cases.json").read_text())}
+    return cases[name], (FIXTURES / f"{name}.body").read_bytes()
+
+
+def answering(body: bytes, *, stream: bool = True, status: int = 200, size: int = 0) -> Callable:
+    async def script(request: web.Request) -> web.StreamResponse:
+        if not stream:
+            return web.Response(body=body, status=status, content_type="application/json")
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await answer.prepare(request)
+        for i in range(0, len(body), size or len(body)):
+            await answer.write(body[i : i + (size or len(body))])
+        await answer.write_eof()
+        return answer
+
+    return script
+
+
+def event(index: int, tokens: int) -> bytes:
+    usage = {"prompt_tokens": 7, "completion_tokens": tokens}
+    found = {"model": "otter", "choices": [{"index": index, "delta": {"content": "a"}}], "usage": usage}
+    return f"data: {json.dumps(found, separators=(',', ':'))}\n\n".encode()
+
+
+LAST = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":9}}\n\ndata: [DONE]\n\n'
+
+
+def running(vllm, *, after_abort: bytes = LAST, first: bytes = event(0, 3)) -> Callable:
+    """Stream until the abort call comes, then end as vLLM does (or never)."""
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        await answer.write(first)
+        await vllm.aborted.wait()
+        if not after_abort:
+            await asyncio.sleep(60)
+        await answer.write(after_abort)
+        await answer.write_eof()
+        return answer
+
+    return script
+
+
+@pytest.mark.parametrize("size", [0, 1, 50])
+@pytest.mark.parametrize(
+    "name", ["chat_stream_continuous", "chat_stream_final_usage", "chat_stream_no_usage"]
+)
+async def test_F022_a_client_sees_the_stream_it_asked_for(rig, name: str, size: int) -> None:
+    case, body = recording(name)
+    rig.vllm.script = answering(body, size=size)
+    await rig.start()
+    status, seen, fields = await rig.post(CHAT, STREAM)
+    assert (status, seen) == (200, recording("chat_stream_no_usage")[1])
+    assert fields["Content-Type"] == "text/event-stream; charset=utf-8"
+    sent = json.loads(rig.vllm.requests[0][2])
+    assert sent["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+    (end,) = rig.rows("end")
+    expected = case["usage"] or [None] * 4
+    names = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+    assert [end[name] for name in names] == expected
+    assert end["usage_source"] == ("engine_final" if case["usage"] else "none")
+    assert (end["end_reason"], end["stream"], end["model"]) == ("complete", True, "otter")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chat_plain", "chat_n2", "chat_error_404", "responses_plain", "responses_stream", "messages_stream",
+        "messages_cache_read", "embeddings", "rerank", "completions_two_prompts", "not_json",
+        "chat_error_401",
+        "chat_stream_error_event", "responses_stream_failed",
+    ],
+)  # fmt: skip
+async def test_every_kind_of_answer_passes_byte_for_byte(rig, name: str) -> None:
+    case, body = recording(name)
+    is_stream = "event-stream" in case["content_type"]
+    rig.vllm.script = answering(body, stream=is_stream, status=case["status"], size=37)
+    await rig.start()
+    request = {"model": "alias", "stream": is_stream, "n": case["choices"]}
+    if is_stream:
+        request["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+    text = json.dumps(request).encode()
+    assert (await rig.post(case["endpoint"], text))[:2] == (case["status"], body)
+    assert rig.vllm.requests[0][2] == text
+    begin, end = rig.rows("begin")[0], rig.rows("end")[0]
+    assert end["model"] == case["model"]
+    assert end["requested_model"] == "alias"
+    assert (end["status"], end["upstream_status"], end["choices"]) == (case["status"],) * 2 + (
+        case["choices"],
+    )
+    assert end["end_reason"] == ("upstream_error" if case["outcome"] == "error" else "complete")
+    assert [end["prompt_tokens"], end["completion_tokens"]] == (case["usage"] or [None, None])[:2]
+    assert {key: end[key] for key in begin if key not in "kcn"} == {
+        k: begin[k] for k in begin if k not in "kcn"
+    }
+
+
+async def test_F026_the_request_id_is_the_proxys_own_and_headers_pass_both_ways(rig) -> None:
+    async def script(request: web.Request) -> web.StreamResponse:
+        return web.json_response({}, headers={"X-Up": "1", "Connection": "X-Secret", "X-Secret": "s"})
+
+    rig.vllm.script = script
+    await rig.start()
+    fields = {"X-Request-Id": "mine", "Authorization": "Bearer theirs", "X-Spotinference-Canary": "1"}
+    fields |= {
+        "X-Down": "2",
+        "Connection": "X-Hop",
+        "X-Hop": "h",
+        "Host": "api.example.org",
+        "TE": "trailers",
+    }
+    url = URL(rig.url("/v1/embeddings?x=%2F1"), encoded=True)
+    async with rig.session.post(url, json={"model": "otter"}, headers=fields) as answer:
+        seen = answer.headers
+    path, got, _ = rig.vllm.requests[0]
+    (end,) = await rig.ends()
+    assert path == "/v1/embeddings?x=%2F1"
+    assert (got["X-Request-Id"], end["canary"], end["endpoint"]) == (
+        end["request_id"],
+        True,
+        "/v1/embeddings",
+    )
+    assert (got["X-Down"], got["Authorization"], got["Host"]) == ("2", "Bearer theirs", "api.example.org")
+    assert not {"x-spotinference-canary", "x-hop", "te", "accept-encoding"} & {name.lower() for name in got}
+    assert seen["X-Up"] == "1"
+    assert "X-Secret" not in seen
+
+
+async def test_bytes_are_sent_on_at_once_and_the_end_waits_for_the_record(rig) -> None:
+    go_on, synced = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    gate: list[bool] = []
+
+    def sync(fd: int) -> None:
+        os.fdatasync(fd)
+        if gate:
+            asyncio.run_coroutine_threadsafe(synced.wait(), loop).result(10)
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        await answer.write(event(0, 1))
+        await go_on.wait()
+        await answer.write(event(0, 2) + LAST)
+        return answer
+
+    rig.vllm.script = script
+    await rig.start(calls=Calls(fdatasync=sync))
+    async with rig.session.post(rig.url(CHAT), json=STREAM) as answer:
+        first = await answer.content.readuntil(b"\n\n")
+        assert first == b'data: {"model":"otter","choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+        gate.append(True)
+        go_on.set()
+        rest = asyncio.create_task(answer.content.read())
+        done, _ = await asyncio.wait([rest], timeout=0.2)
+        assert not done  # the record is not on disk yet
+        gate.clear()
+        synced.set()
+        assert (await rest).endswith(b"data: [DONE]\n\n")
+
+
+async def test_F003_a_plain_answer_is_not_whole_before_its_record_is_on_disk(rig) -> None:
+    synced = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    gate: list[bool] = []
+
+    def sync(fd: int) -> None:
+        if gate:
+            asyncio.run_coroutine_threadsafe(synced.wait(), loop).result(10)
+        os.fdatasync(fd)
+
+    await rig.start(calls=Calls(fdatasync=sync))
+    gate.append(True)
+    asked = asyncio.create_task(rig.post(CHAT, {"model": "otter"}))
+    done, _ = await asyncio.wait([asked], timeout=0.2)
+    assert not done
+    gate.clear()
+    synced.set()
+    assert (await asked)[0] == 200
+
+
+async def leave(rig, path: str = CHAT, body: object = None) -> None:
+    """Begin a stream, read its first bytes, hang up."""
+    async with rig.session.post(rig.url(path), json=body or STREAM) as answer:
+        await answer.content.readany()
+        answer.close()
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_F024_a_left_request_is_ended_by_its_id_and_its_usage_is_exact(rig, is_stream) -> None:
+    async def plain(request: web.Request) -> web.StreamResponse:
+        await rig.vllm.aborted.wait()
+        return web.json_response({"model": "otter", "usage": {"prompt_tokens": 7, "completion_tokens": 9}})
+
+    rig.vllm.script = running(rig.vllm) if is_stream else plain
+    await rig.start()
+    if is_stream:
+        await leave(rig)
+    else:
+        with contextlib.suppress(TimeoutError):
+            await rig.post(CHAT, {"model": "otter"}, timeout=aiohttp.ClientTimeout(total=0.2))
+    (end,) = await rig.ends()
+    assert rig.vllm.aborts[0] == [f"chatcmpl-{end['request_id']}"]
+    assert (end["end_reason"], end["usage_source"]) == ("client_gone", "engine_final")
+    assert (end["prompt_tokens"], end["completion_tokens"]) == (7, 9)
+    assert end["status"] == (200 if is_stream else 499)
+
+
+async def test_F024_without_the_abort_call_the_upstream_is_closed_and_the_bound_kept(rig) -> None:
+    rig.vllm.has_abort = False
+    rig.vllm.script = running(rig.vllm, first=event(0, 3) + event(1, 4))
+    await rig.start()
+    await leave(rig, body=STREAM | {"n": 2})
+    (end,) = await rig.ends()
+    await asyncio.wait_for(rig.vllm.left.wait(), 5)
+    assert (end["end_reason"], end["usage_source"]) == ("client_gone", "engine_partial")
+    assert (end["prompt_tokens"], end["completion_tokens"], end["choices"]) == (7, 7, 2)
+
+
+async def test_F024_an_abort_without_effect_is_repeated_then_the_upstream_is_closed(rig) -> None:
+    rig.vllm.script = running(rig.vllm, after_abort=b"")
+    await rig.start()
+    await leave(rig)
+    (end,) = await rig.ends()
+    assert len(rig.vllm.aborts) > 5
+    assert (end["end_reason"], end["usage_source"]) == ("client_gone", "engine_partial")
+    await asyncio.wait_for(rig.vllm.left.wait(), 5)
+
+
+async def test_F024_an_embedding_whose_client_leaves_is_closed_at_once(rig) -> None:
+    async def script(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        return web.Response()
+
+    rig.vllm.script = script
+    await rig.start()
+    with contextlib.suppress(TimeoutError):
+        await rig.post("/v1/embeddings", {"model": "otter"}, timeout=aiohttp.ClientTimeout(total=0.2))
+    (end,) = await rig.ends()
+    await asyncio.wait_for(rig.vllm.left.wait(), 5)
+    assert rig.vllm.aborts == []
+    assert (end["end_reason"], end["usage_source"], end["first_byte_at"]) == ("client_gone", "none", None)
+
+
+async def test_a_client_that_reads_done_and_hangs_up_has_a_complete_request(rig) -> None:
+    async def script(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        await answer.write(LAST)
+        await asyncio.sleep(60)
+        return answer
+
+    rig.vllm.script = script
+    await rig.start()
+    async with rig.session.post(rig.url(CHAT), json=STREAM) as answer:
+        assert await answer.content.readuntil(b"[DONE]\n\n") == b"data: [DONE]\n\n"
+        answer.close()
+    await asyncio.wait_for(rig.vllm.left.wait(), 5)
+    assert [row["end_reason"] for row in rig.rows("end")] == ["complete"]
+    assert rig.vllm.aborts == []
+
+
+@pytest.mark.parametrize(("sent", "is_partial"), [(b"", False), (event(0, 3), True)])
+async def test_F025_a_truncated_upstream_breaks_the_clients_connection(
+    rig, sent: bytes, is_partial: bool
+) -> None:
+    async def script(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        if sent:
+            await answer.write(sent)
+        request.transport.close()
+        return answer
+
+    rig.vllm.script = script
+    await rig.start()
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await rig.post(CHAT, STREAM)
+    (end,) = await rig.ends()
+    assert (end["end_reason"], end["status"]) == ("upstream_gone", 200)
+    assert end["usage_source"] == ("engine_partial" if is_partial else "none")
+
+
+async def test_F025_a_clean_end_without_done_is_passed_and_recorded_as_gone(rig) -> None:
+    rig.vllm.script = answering(event(0, 3))
+    await rig.start()
+    assert (await rig.post(CHAT, STREAM))[0] == 200
+    assert rig.rows("end")[0]["end_reason"] == "upstream_gone"
+
+
+async def test_F025_an_upstream_that_hangs_up_before_an_answer_is_a_502(rig) -> None:
+    async def script(request: web.Request) -> web.StreamResponse:
+        request.transport.close()
+        return web.Response()
+
+    rig.vllm.script = script
+    await rig.start()
+    status, body, _ = await rig.post(CHAT, {"model": "otter"})
+    assert (status, json.loads(body)["error"]["code"]) == (502, 502)
+    (end,) = rig.rows("end")
+    assert (end["status"], end["upstream_status"], end["end_reason"]) == (502, None, "upstream_gone")
+
+
+async def test_an_upstream_that_refuses_connections_is_not_ready_from_then_on(rig) -> None:
+    await rig.start()
+    await rig.vllm.stop()
+    assert (await rig.post(CHAT, {"model": "otter"}))[0] == 502
+    status, _, fields = await rig.post(CHAT, {"model": "otter"})
+    assert (status, fields["Retry-After"]) == (503, "10")
+    assert [row["ready"] for row in rig.rows("health")] == [True, False]
+    refused = rig.rows("end")[1]
+    assert (refused["end_reason"], refused["vm_id"], refused["status"]) == ("refused", None, 503)
+
+
+async def test_F025_a_silent_dead_upstream_is_given_up(rig) -> None:
+    rig.vllm.script = running(rig.vllm)
+    proxy = await rig.start()
+    async with rig.session.post(rig.url(CHAT), json=STREAM) as answer:
+        await answer.content.readany()
+        (relay,) = proxy.relays
+        relay.last_heard -= 31
+        await proxy.probe()
+        assert rig.rows("end") == []  # silent, but it answers its probe: it may be a long queue
+        rig.vllm.is_healthy = False
+        await proxy.probe()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
+    (end,) = await rig.ends()
+    assert (end["end_reason"], end["usage_source"]) == ("upstream_timeout", "engine_partial")
+
+
+async def test_F002_progress_of_running_streams_is_written(rig) -> None:
+    rig.vllm.script = running(rig.vllm)
+    proxy = await rig.start()
+    async with rig.session.post(rig.url(CHAT), json=STREAM) as answer:
+        await answer.content.readany()
+        rig.clock.step(4)
+        proxy.progress()
+        rig.vllm.aborted.set()
+        await answer.read()
+    (row,) = rig.rows("usage")
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (7, 3)
+    assert row["at"] == "2026-11-22T12:00:04.000000Z"
+    assert [r["k"] for r in rig.rows() if "request_id" in r] == ["begin", "usage", "end"]
+
+
+async def test_a_request_running_at_the_stop_is_cut_and_recorded(rig) -> None:
+    rig.vllm.script = running(rig.vllm)
+    proxy = await rig.start()
+    async with rig.session.post(rig.url(CHAT), json=STREAM) as answer:
+        await answer.content.readany()
+        await proxy.stop()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
+    (end,) = rig.rows("end")
+    assert (end["end_reason"], end["usage_source"]) == ("proxy_stopped", "engine_partial")
+    assert rig.rows("seal")[-1]["open"] == []
+    assert not list(rig.folder.glob("*.open"))
+
+
+async def raw(rig, head: str, until: bytes | None = None) -> bytes:
+    """Speak HTTP by hand; return what came until the end of the connection."""
+    reader, writer = await asyncio.open_connection(*rig.proxy.address)
+    writer.write(head.encode())
+    content = await reader.readuntil(until) if until else await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return content
+
+
+async def test_an_http_1_0_client_has_a_stream_to_the_end_of_the_connection(rig) -> None:
+    body = recording("chat_stream_no_usage")[1]
+    rig.vllm.script = answering(body)
+    await rig.start()
+    text = json.dumps(STREAM)
+    seen = await raw(rig, f"POST {CHAT} HTTP/1.0\r\nContent-Length: {len(text)}\r\n\r\n{text}")
+    assert seen.partition(b"\r\n\r\n")[2] == body
+
+
+async def test_F025_an_http_1_0_client_of_a_truncated_stream_has_a_reset(rig) -> None:
+    go_on = asyncio.Event()
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        await answer.write(event(0, 1))
+        await go_on.wait()
+        request.transport.close()
+        return answer
+
+    rig.vllm.script = script
+    await rig.start()
+    reader, writer = await asyncio.open_connection(*rig.proxy.address)
+    writer.write(f"POST {CHAT} HTTP/1.0\r\nContent-Length: 15\r\n\r\n".encode() + b'{"stream":true}')
+    await reader.readuntil(b"\n\n")
+    go_on.set()
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def test_F030_a_client_that_stops_reading_and_leaves_is_noticed(rig) -> None:
+    async def script(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        while not rig.vllm.aborted.is_set():
+            await answer.write(event(0, 3).replace(b'"a"', b'"' + b"a" * 60_000 + b'"'))
+        await answer.write(LAST)
+        return answer
+
+    rig.vllm.script = script
+    await rig.start()
+    with socket.create_connection(rig.proxy.address) as client:
+        text = json.dumps(STREAM)
+        client.sendall(
+            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
+        )
+        await asyncio.sleep(0.3)
+    (end,) = await rig.ends()
+    assert (end["end_reason"], end["usage_source"], end["completion_tokens"]) == (
+        "client_gone",
+        "engine_final",
+        9,
+    )
+
+
+async def test_F006_an_answer_whose_record_cannot_be_written_does_not_end_well(rig) -> None:
+    is_bad: list[bool] = []
+
+    def sync(fd: int) -> None:
+        if is_bad:
+            raise OSError(28, "No space left on device")
+        os.fdatasync(fd)
+
+    rig.vllm.script = answering(recording("chat_stream_no_usage")[1])
+    proxy = await rig.start(calls=Calls(fdatasync=sync))
+    is_bad.append(True)
+    with pytest.raises(aiohttp.ClientError):
+        await rig.post(CHAT, STREAM)
+    assert (await rig.post(CHAT, STREAM))[0] == 503
+    async with rig.session.get(rig.url("/readyz", admin=True)) as answer:
+        assert (answer.status, (await answer.json())["log_writable"]) == (503, False)
+    is_bad.clear()
+    await proxy.log.tick()
+    assert (await rig.post(CHAT, STREAM))[0] == 200
