@@ -22,7 +22,11 @@ class BuiltDay:
 
 
 def build(
-    warehouse: Warehouse, days: Sequence[date], progress: Callable[[date], None] = lambda _: None, *, force: bool = False
+    warehouse: Warehouse,
+    days: Sequence[date],
+    progress: Callable[[date], None] = lambda _: None,
+    *,
+    force: bool = False,
 ) -> list[BuiltDay]:
     """Build the rollups of the given days, then the metrics of every window that contains one of them.
 
@@ -37,6 +41,4 @@ def build(
     windows = sorted(set(days) | later)
     for day in windows:
         transform.build_metrics(warehouse, day)
-    return [
-        BuiltDay(day, [finding for finding in checks.run(warehouse, day) if not finding.passed]) for day in windows
-    ]
+    return [BuiltDay(day, [finding for finding in checks.run(warehouse, day) if not finding.passed]) for day in windows]

@@ -62,7 +62,7 @@ class Batch:
         """Give the table's rows that keep its contract; the others go to quarantine."""
         accepted, rejected = contracts.split(table, to_frame(self.rows.get(table, []), contracts.polars_schema(table)))
         for row in rejected.iter_rows(named=True):
-            reason = row.pop("reason")
+            reason = row.pop("broken_rules")
             self._quarantine(row["source_file"], row["source_line"], "row", table, reason, str(row))
         return accepted
 
@@ -97,4 +97,6 @@ def to_frame(rows: Sequence[tuple[Any, ...]], schema: dict[str, Any]) -> pl.Data
     if not rows:
         return pl.DataFrame(schema=schema)
     columns = zip(*rows, strict=True)
-    return pl.DataFrame([pl.Series(name, column, dtype=dtype) for (name, dtype), column in zip(schema.items(), columns, strict=True)])
+    return pl.DataFrame(
+        [pl.Series(name, column, dtype=dtype) for (name, dtype), column in zip(schema.items(), columns, strict=True)]
+    )

@@ -5,11 +5,13 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 done but a gate says no (withheld, 
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import date
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -38,6 +40,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, by default the process's own; errors become one line and an exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(arguments, standalone_mode=False)
     except SettingsError as error:
@@ -50,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """End like Ctrl-C does, so that started programs are ended too."""
+    raise KeyboardInterrupt
 
 
 def _fail(error: Exception, code: int) -> None:
@@ -94,7 +102,10 @@ def build(
     copy_for_analysts(settings.warehouse_path)
     broken = [(day.utc_day, finding) for day in built for finding in day.broken]
     for utc_day, finding in broken:
-        print(f"{utc_day} breaks {finding.name}: {finding.broken.height} rows. {finding.meaning}", file=sys.stderr)
+        print(
+            f"{utc_day} breaks {finding.name}: {finding.broken.height} rows. {finding.meaning}",
+            file=sys.stderr,
+        )
     print(f"{len(built)} windows built, from {built[0].utc_day} to {built[-1].utc_day}")
     if broken:
         raise typer.Exit(GATE)
@@ -102,7 +113,9 @@ def build(
 
 @app.command()
 def publish(
-    day: Annotated[str | None, typer.Argument(metavar="[DAY]", help="one closed UTC day; default: all built days")] = None,
+    day: Annotated[
+        str | None, typer.Argument(metavar="[DAY]", help="one closed UTC day; default: all built days")
+    ] = None,
     force: Annotated[bool, typer.Option(help="also with less coverage than was published; the page says so")] = False,
 ) -> None:
     """Publish a new revision of each day whose figures changed, then the pointer."""
@@ -121,7 +134,9 @@ def publish(
 
 
 @app.command()
-def verify(location: Annotated[str, typer.Argument(metavar="URL-or-folder", help="where economics/ lies")]) -> None:
+def verify(
+    location: Annotated[str, typer.Argument(metavar="URL-or-folder", help="where economics/ lies")],
+) -> None:
     """Check published files: digests, chain, schemas, and the sums by running the published queries again."""
     try:
         found = verification.verify(Storage(location, must_exist=True))
@@ -217,7 +232,9 @@ def _describe(published: publication.Published) -> str:
 def _closed_days(settings: Settings, text: str) -> list[date]:
     days, last = parse_days(text), last_closed_day(settings.clock())
     if days[-1] > last:
-        raise SettingsError(f"day {days[-1]}: expected a UTC day that is over, the last is {last}; wait for midnight UTC")
+        raise SettingsError(
+            f"day {days[-1]}: expected a UTC day that is over, the last is {last}; wait for midnight UTC"
+        )
     return days
 
 

@@ -46,14 +46,18 @@ def _flag(nullable: bool = False) -> pa.Column:
 
 def _ordered(first: str, second: str) -> pa.Check:
     return pa.Check(
-        lambda data: data.lazyframe.select(pl.col(first).is_null() | pl.col(second).is_null() | (pl.col(first) <= pl.col(second))),
+        lambda data: data.lazyframe.select(
+            pl.col(first).is_null() | pl.col(second).is_null() | (pl.col(first) <= pl.col(second))
+        ),
         name=f"{first} at or before {second}",
     )
 
 
 def _at_most(part: str, whole: str) -> pa.Check:
     return pa.Check(
-        lambda data: data.lazyframe.select(pl.col(part).is_null() | pl.col(whole).is_null() | (pl.col(part) <= pl.col(whole))),
+        lambda data: data.lazyframe.select(
+            pl.col(part).is_null() | pl.col(whole).is_null() | (pl.col(part) <= pl.col(whole))
+        ),
         name=f"{part} at most {whole}",
     )
 
@@ -70,7 +74,8 @@ _OPTIONAL_ID = _number(pl.Int64, 1, 2**62, nullable=True)
 def _no_usage_means_no_tokens() -> pa.Check:
     return pa.Check(
         lambda data: data.lazyframe.select(
-            (pl.col("usage_source") == "none") == (pl.col("prompt_tokens").is_null() & pl.col("completion_tokens").is_null())
+            (pl.col("usage_source") == "none")
+            == (pl.col("prompt_tokens").is_null() & pl.col("completion_tokens").is_null())
         ),
         name="tokens are null exactly when usage_source is none",
     )
@@ -109,7 +114,8 @@ CONTRACTS: Mapping[str, pa.DataFrameSchema] = {
         strict=True,
     ),
     "validated.credit_balances": pa.DataFrameSchema(
-        {"observed_at": _instant(), "balance_usd": _number(MONEY, -_MOST_USD, _MOST_USD), **_SOURCE}, strict=True
+        {"observed_at": _instant(), "balance_usd": _number(MONEY, -_MOST_USD, _MOST_USD), **_SOURCE},
+        strict=True,
     ),
     "validated.prices": pa.DataFrameSchema(
         {
@@ -225,7 +231,7 @@ def polars_schema(table: str) -> dict[str, Any]:
 def split(table: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Split a frame into the rows that keep the table's contract and the rows that break it.
 
-    The rejected rows have one more column, `reason`: the broken rules in words.
+    The rejected rows have one more column, `broken_rules`, in words.
     Raises: pandera's SchemaErrors when a column is missing, unknown or of another type, which is a bug here.
     """
     try:
@@ -241,14 +247,16 @@ def split(table: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
                     "{}: expected {}, found {}",
                     pl.col("column").fill_null("row"),
                     pl.col("check"),
-                    pl.when(pl.col("schema_context") == "Column").then(pl.col("failure_case")).otherwise(pl.lit("otherwise")),
-                ).alias("reason"),
+                    pl.when(pl.col("schema_context") == "Column")
+                    .then(pl.col("failure_case").fill_null("null"))
+                    .otherwise(pl.lit("otherwise")),
+                ).alias("broken_rules"),
             )
             .group_by("index", maintain_order=True)
-            .agg(pl.col("reason").sort().str.join("; "))
+            .agg(pl.col("broken_rules").sort().str.join("; "))
         )
         indexed = frame.with_row_index("index")
         rejected = indexed.join(reasons, on="index", how="inner", maintain_order="left").drop("index")
         accepted = indexed.join(reasons, on="index", how="anti", maintain_order="left").drop("index")
         return accepted, rejected
-    return frame, frame.clear().with_columns(pl.lit(None, pl.String).alias("reason"))
+    return frame, frame.clear().with_columns(pl.lit(None, pl.String).alias("broken_rules"))

@@ -52,7 +52,17 @@ def run(settings: Settings, environment: Mapping[str, str], *, once: bool) -> No
     clean = {name: text for name, text in environment.items() if not name.startswith(("SPOTINFERENCE_", "DAGSTER_"))}
     with Processes(settings.data_dir / "logs", clean) as simulators:
         print(f"laying down {PAST_DAYS} past days, {scenario.first_day} to {scenario.last_day} ...", flush=True)
-        simulators.run("lay-down", ["spotinference-sim", "lay-down", *scenario.flags(), "--data-dir", str(settings.data_dir), *_until()])
+        simulators.run(
+            "lay-down",
+            [
+                "spotinference-sim",
+                "lay-down",
+                *scenario.flags(),
+                "--data-dir",
+                str(settings.data_dir),
+                *_until(),
+            ],
+        )
         simulated = _start_simulators(simulators, settings.data_dir, scenario, key, proxy_url)
         child = clean | {
             "SPOTINFERENCE_DATA_DIR": str(settings.data_dir),
@@ -67,7 +77,9 @@ def run(settings: Settings, environment: Mapping[str, str], *, once: bool) -> No
             _run_programs(settings, programs, scenario, ports, once=once)
 
 
-def _run_programs(settings: Settings, programs: Processes, scenario: Scenario, ports: Mapping[str, int], *, once: bool) -> None:
+def _run_programs(
+    settings: Settings, programs: Processes, scenario: Scenario, ports: Mapping[str, int], *, once: bool
+) -> None:
     programs.start("proxy", ["spotinference-proxy"])
     admin = f"http://127.0.0.1:{ports['admin']}/healthz"
     programs.wait_until(lambda: serving.answers(admin), "proxy", 30)
@@ -78,9 +90,15 @@ def _run_programs(settings: Settings, programs: Processes, scenario: Scenario, p
     programs.run("ingest", ["dagster", "job", "execute", "-j", "ingest", *DEFINITIONS])
     selection = "group:rollup or group:metric or group:publication"
     days = f"{scenario.first_day}...{scenario.last_day}"
-    programs.run("build", ["dagster", "asset", "materialize", "--select", selection, "--partition-range", days, *DEFINITIONS])
+    programs.run(
+        "build",
+        ["dagster", "asset", "materialize", "--select", selection, "--partition-range", days, *DEFINITIONS],
+    )
     page_dir = str(settings.data_dir / "published")
-    programs.start("page", ["python", "-m", "http.server", str(ports["page"]), "--bind", "127.0.0.1", "--directory", page_dir])
+    programs.start(
+        "page",
+        ["python", "-m", "http.server", str(ports["page"]), "--bind", "127.0.0.1", "--directory", page_dir],
+    )
     print("starting Dagster's UI and daemon ...", flush=True)
     ui = serving.start(programs, ports["ui"])
     _print_result(programs, settings, scenario)
@@ -115,11 +133,23 @@ def _until() -> list[str]:
     return ["--until", datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:00Z")]
 
 
-def _start_simulators(simulators: Processes, data_dir: Path, scenario: Scenario, key: str, proxy_url: str) -> dict[str, Any]:
+def _start_simulators(
+    simulators: Processes, data_dir: Path, scenario: Scenario, key: str, proxy_url: str
+) -> dict[str, Any]:
     addresses = data_dir / "logs" / "simulators.json"
     simulators.start(
         "simulators",
-        ["spotinference-sim", "serve", *scenario.flags(), "--api-key", key, "--ports-file", str(addresses), "--traffic", proxy_url],
+        [
+            "spotinference-sim",
+            "serve",
+            *scenario.flags(),
+            "--api-key",
+            key,
+            "--ports-file",
+            str(addresses),
+            "--traffic",
+            proxy_url,
+        ],
     )
     simulators.wait_until(addresses.exists, "simulators", 30)
     found: dict[str, Any] = json.loads(addresses.read_bytes())
@@ -142,4 +172,8 @@ def _print_result(programs: Processes, settings: Settings, scenario: Scenario) -
     print()
     print(f"{latest['display']} per million tokens, seven days to {latest['day']} ({latest['status']}, simulated)")
     print(f"paid {latest['paid_usd']} USD, served {latest['served_tokens']:,} tokens")
-    print("equal to the simulator's own truth" if not different else f"differs from the simulator's truth in {', '.join(different)}")
+    print(
+        "equal to the simulator's own truth"
+        if not different
+        else f"differs from the simulator's truth in {', '.join(different)}"
+    )

@@ -16,7 +16,15 @@ from typing import Self
 import httpx
 import stamina
 
-from spotinference_pipeline.answers import CREDIT, HISTORY, PRICE_BOOK, USAGE, VIRTUAL_MACHINES, VM_EVENTS, VOLUMES
+from spotinference_pipeline.answers import (
+    CREDIT,
+    HISTORY,
+    PRICE_BOOK,
+    USAGE,
+    VIRTUAL_MACHINES,
+    VM_EVENTS,
+    VOLUMES,
+)
 from spotinference_pipeline.errors import HyperstackError
 from spotinference_pipeline.raw import Exchange, body_members
 
@@ -65,7 +73,9 @@ class Hyperstack:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._client.close()
 
     def fetch_usage(self, scheduled_at: datetime, *, deleted: bool = False) -> list[Exchange]:
@@ -102,10 +112,14 @@ class Hyperstack:
         Raises: HyperstackError for any other path, before anything is sent.
         """
         if not READS.fullmatch(endpoint):
-            raise HyperstackError(f"path {endpoint}: expected a known read, found another; GET changes state in this API")
+            raise HyperstackError(
+                f"path {endpoint}: expected a known read, found another; GET changes state in this API"
+            )
         taken: list[Exchange] = []
         try:
-            for attempt in stamina.retry_context(on=_TryAgainError, attempts=self._attempts, wait_initial=1.0, timeout=45.0):
+            for attempt in stamina.retry_context(
+                on=_TryAgainError, attempts=self._attempts, wait_initial=1.0, timeout=45.0
+            ):
                 with attempt:
                     taken.append(self._exchange(scheduled_at, endpoint, query))
                     if taken[-1].status is None or taken[-1].status in RETRYABLE_STATUSES:

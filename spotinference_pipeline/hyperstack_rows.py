@@ -95,7 +95,13 @@ def status_of_event(reason: str) -> str | None:
     return statuses[("Request", "Success", "Failed").index(match[2])] if match and statuses else None
 
 
-def _add_item(batch: Batch, exchange: Exchange, item: answers.Item | answers.BadItem, source: tuple[str, int], position: int) -> None:
+def _add_item(
+    batch: Batch,
+    exchange: Exchange,
+    item: answers.Item | answers.BadItem,
+    source: tuple[str, int],
+    position: int,
+) -> None:
     if isinstance(item, answers.BadItem):
         batch.refuse(*source, item.position, exchange.endpoint, item.reason, item.content)
         return
@@ -119,11 +125,28 @@ def _rows(exchange: Exchange, item: answers.Item) -> list[tuple[Any, ...]]:
             return [_fleet_row(at, item)]
         case answers.VmEvent():
             status = status_of_event(item.reason)
-            return [(answers.utc(item.time), item.instance_id, "event", status, item.reason, None, None, None, None)]
+            return [
+                (
+                    answers.utc(item.time),
+                    item.instance_id,
+                    "event",
+                    status,
+                    item.reason,
+                    None,
+                    None,
+                    None,
+                    None,
+                )
+            ]
         case answers.Price():
             listed = item.original_value
             return [
-                (at, item.name, _round(item.value, RATE_UNIT), None if listed is None else _round(listed, RATE_UNIT))
+                (
+                    at,
+                    item.name,
+                    _round(item.value, RATE_UNIT),
+                    None if listed is None else _round(listed, RATE_UNIT),
+                )
             ]
         case answers.Credit():
             return [(at, _round(item.credit, NANO_DOLLAR))]
@@ -160,7 +183,15 @@ def _history_rows(exchange: Exchange, item: answers.BillingRow) -> list[tuple[An
     if end - start < timedelta(0):
         raise ValueError("window runs backwards")
     return [
-        (exchange.observed_at, start, end, kind, item.attributes.infrahub_id, figure, _round(amount, HISTORY_UNIT))
+        (
+            exchange.observed_at,
+            start,
+            end,
+            kind,
+            item.attributes.infrahub_id,
+            figure,
+            _round(amount, HISTORY_UNIT),
+        )
         for figure, amount in item.amounts().items()
     ]
 

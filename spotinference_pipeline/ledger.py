@@ -228,7 +228,7 @@ def _sum_up(
         parts, edge = {}, 0
     for kind, amount in parts.items():
         kinds[kind] += amount
-    readings = sum(day[0] <= reading.at < day[1] for reading in life.readings)
+    readings = sum(day[0] <= reading.at < day[1] and reading.rate is not None for reading in life.readings)
     summary = summaries.setdefault((life.resource_type, life.resource_id), [life.name, 0, 0, life.is_excluded])
     summary[1] += edge
     summary[2] += readings
@@ -239,7 +239,9 @@ def _vm_row(utc_day: date, vm_id: int, vm: _VmFacts, lives: Sequence[Life], day:
     alive = union(
         (max(life.readings[0].at, start), min(life.readings[-1].at, end)) for life in lives if life.resource_id == vm_id
     )
-    active = intersect(union((low, high) for low, high, status in vm.line.pieces(start, end) if status == "ACTIVE"), alive)
+    active = intersect(
+        union((low, high) for low, high, status in vm.line.pieces(start, end) if status == "ACTIVE"), alive
+    )
     busy = intersect(active, vm.busy)
     cold = subtract(intersect(active, union(cold.interval for cold in vm.cold_starts)), busy)
     wakes = [cold for cold in vm.cold_starts if start <= cold.start < end]
@@ -269,6 +271,11 @@ def _read_lives(warehouse: Warehouse, start: datetime, end: datetime) -> list[Li
                 resource_name,
                 is_excluded
             from validated.billing_snapshots
+            -- an ended counter that was corrected is read twice at its end: the later answer counts
+            qualify row_number() over (
+                partition by resource_type, resource_id, created_at, read_at
+                order by observed_at desc
+            ) = 1
         ),
 
         bounds as (
@@ -323,7 +330,7 @@ def _read_vm_facts(warehouse: Warehouse, low: datetime, high: datetime, day: Win
         select observed_at, vm_id, source, vm_status, is_ready, has_public_ip, gpu_count
         from validated.vm_states
         where observed_at >= $low and observed_at < $high
-        order by vm_id, observed_at
+        order by vm_id, observed_at, reason like '%Request' desc, reason
         """,
         {"low": low, "high": high},
     )
@@ -405,7 +412,9 @@ def _store(warehouse: Warehouse, utc_day: date, rows: _DayRows) -> dict[str, int
         | dict.fromkeys(("wakes", "failed_wakes", "unexplained_changes"), pl.Int64),
     }
     tables = zip(TABLES, (rows.resources, rows.costs, rows.vms), strict=True)
-    return {table: warehouse.replace_day(table, utc_day, to_frame(day_rows, schemas[table])) for table, day_rows in tables}
+    return {
+        table: warehouse.replace_day(table, utc_day, to_frame(day_rows, schemas[table])) for table, day_rows in tables
+    }
 
 
 def _femto(usd: Decimal) -> int:

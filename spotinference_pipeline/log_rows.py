@@ -43,7 +43,8 @@ def _add_witnesses(batch: Batch, segment: Segment, file: str) -> None:
         started_at = None if engine.process_started_at is None else utc(engine.process_started_at)
         totals = engine.prompt_tokens_total, engine.generation_tokens_total
         batch.add(
-            "validated.engine_counters", (utc(engine.at), engine.vm_id, engine.upstream, started_at, *totals, file, line)
+            "validated.engine_counters",
+            (utc(engine.at), engine.vm_id, engine.upstream, started_at, *totals, file, line),
         )
     for line, seal in segment.seals:
         batch.keep(file)

@@ -55,7 +55,12 @@ def render_index(newest: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
     """Draw the page of the number from the newest day's document and the history."""
     good = [day for day in history if day["usd_per_million_tokens"] is not None]
     return _render(
-        "index.html", day=newest, history=history, last_good=good[-1] if good else None, chart=_chart(history), kinds=KIND_TEXTS
+        "index.html",
+        day=newest,
+        history=history,
+        last_good=good[-1] if good else None,
+        chart=_chart(history),
+        kinds=KIND_TEXTS,
     )
 
 
@@ -87,7 +92,11 @@ def _chart(history: Sequence[Mapping[str, Any]]) -> Chart:
     for day in history:
         x = LEFT + (WIDTH - LEFT - RIGHT) * (date.fromisoformat(day["day"]) - first).days / span
         figure = day["usd_per_million_tokens"]
-        y = None if figure is None else HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * float(max(Decimal(figure), Decimal(0)) / top)
+        y = (
+            None
+            if figure is None
+            else HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * float(max(Decimal(figure), Decimal(0)) / top)
+        )
         points.append(Point(day["day"], round(x, 1), None if y is None else round(y, 1), figure))
     ticks = [
         (round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * float(level / top), 1), _usd(str(level)))

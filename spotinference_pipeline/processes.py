@@ -27,7 +27,9 @@ class Processes:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for _, process in reversed(self._running):
             process.send_signal(signal.SIGTERM)
         for _, process in reversed(self._running):
@@ -56,7 +58,12 @@ class Processes:
         """
         with self._log(name).open("ab") as log:
             done = subprocess.run(
-                _resolved(command), env=self._environment, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, check=False
+                _resolved(command),
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                check=False,
             )
             log.write(done.stdout)
         if done.returncode != 0:

@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from importlib.metadata import version
@@ -45,11 +45,13 @@ class Published:
 
 @dataclass
 class _State:
-    """What is published: the chain's lines, and each day's newest document and its file."""
+    """What is published: the chain's lines, each day's newest document and its file; and what is still to be written."""
 
     chain: list[bytes]
     newest: dict[str, revision.Document]
     files: dict[str, str]
+    revisions: dict[str, bytes] = field(default_factory=dict)
+    inputs: dict[str, bytes] = field(default_factory=dict)
 
     def last_good_day(self, before: str) -> str | None:
         good = (day for day, document in self.newest.items() if day < before and document["status"] != "withheld")
@@ -73,7 +75,7 @@ def publish(
     """Publish the given days, or every built day, oldest first; then the pages, the history and the pointer.
 
     Raises: PublicationError when a day is not built, the self-check fails, or a day would be published with less
-    coverage than before and that is not forced; the pointer is then as it was.
+    coverage than before and that is not forced; nothing is then written.
     """
     state = _read_state(target)
     built = warehouse.query("select utc_day from metric.cost_per_mtok order by utc_day")["utc_day"].to_list()
@@ -84,6 +86,10 @@ def publish(
         )
     wanted = built if days is None else sorted(days)
     done = [_publish_day(warehouse, target, settings, state, day, force=force) for day in wanted]
+    for name, content in state.revisions.items():
+        target.create(name, content)
+    for name, content in state.inputs.items():
+        _put(target, name, content)
     if state.newest:
         _write_pointer(target, state)
     return done
@@ -146,14 +152,15 @@ def _publish_day(
     document = revision.build_document(utc_day, facts, terms, state.last_good_day(day))
     _guard_coverage(document, state.newest.get(day), force=force)
     revised = revision.revise(document, state.newest.get(day), settings.clock())
-    _put(target, f"{ROOT}/inputs/{day}.csv", csv)
-    _put(target, f"{ROOT}/inputs/{day}.parquet", _parquet(inputs))
+    state.inputs |= {f"{ROOT}/inputs/{day}.csv": csv, f"{ROOT}/inputs/{day}.parquet": _parquet(inputs)}
     if revised is not None:
         file, content = _revision_file(day, revised["revision"]), revision.encode(revised)
-        target.create(f"{ROOT}/{file}", content)
+        state.revisions[f"{ROOT}/{file}"] = content
         state.add(revised, file, content)
     newest = state.newest[day]
-    return Published(utc_day, newest["revision"], revised is not None, newest["status"], newest["usd_per_million_tokens"])
+    return Published(
+        utc_day, newest["revision"], revised is not None, newest["status"], newest["usd_per_million_tokens"]
+    )
 
 
 def _adopt(target: Storage, state: _State, day: str) -> None:
@@ -199,7 +206,9 @@ def _guard_coverage(document: revision.Document, newest: revision.Document | Non
             f"day {day}: expected a snapshot coverage of at least {before} as published, found {after}; "
             f"bring the raw files back, or run `spotinference publish {day} --force`"
         )
-    document["caveats"].append(f"Coverage was {before} in revision {newest['revision']}: published with less by the operator's order.")
+    document["caveats"].append(
+        f"Coverage was {before} in revision {newest['revision']}: published with less by the operator's order."
+    )
 
 
 def _read_facts(warehouse: Warehouse, utc_day: date) -> revision.Facts:
@@ -246,10 +255,13 @@ def _write_pointer(target: Storage, state: _State) -> None:
     days = sorted(state.newest)
     newest = state.newest[days[-1]]
     history = [
-        {name: state.newest[day][name] for name in ("day", "usd_per_million_tokens", "status", "revision")} for day in days
+        {name: state.newest[day][name] for name in ("day", "usd_per_million_tokens", "status", "revision")}
+        for day in days
     ]
     paid_sql, served_sql = read_sql("metric.paid"), read_sql("metric.served")
-    files = {f"{ROOT}/schema/{path.name}": path.read_bytes() for path in sorted((shipped.path("site") / "schema").iterdir())}
+    files = {
+        f"{ROOT}/schema/{path.name}": path.read_bytes() for path in sorted((shipped.path("site") / "schema").iterdir())
+    }
     files |= {
         PAID_SQL: paid_sql.encode(),
         SERVED_SQL: served_sql.encode(),

@@ -57,7 +57,11 @@ def build_document(utc_day: date, facts: Facts, terms: Terms, last_good_day: str
     return {
         "schema_version": SCHEMA_VERSION,
         "day": utc_day.isoformat(),
-        "window": {"start": format_second(window.start), "end": format_second(window.end), "days": TRAILING_DAYS},
+        "window": {
+            "start": format_second(window.start),
+            "end": format_second(window.end),
+            "days": TRAILING_DAYS,
+        },
         "revision": None,
         "reason": None,
         "status": status,

@@ -105,7 +105,9 @@ def read(environment: Mapping[str, str]) -> Settings:
     if config := environment.get(f"{PREFIX}CONFIG"):
         given |= _read_toml(Path(config))
     given |= {
-        name.removeprefix(PREFIX).lower(): text for name, text in environment.items() if name.startswith(PREFIX) and text
+        name.removeprefix(PREFIX).lower(): text
+        for name, text in environment.items()
+        if name.startswith(PREFIX) and text
     }
     try:
         settings = Settings.model_validate(given)

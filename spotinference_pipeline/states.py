@@ -66,7 +66,10 @@ class StateLine:
         runs: list[tuple[int, int, bool]] = []
         for place, (start, status) in enumerate(zip(self._starts, self._statuses, strict=True)):
             if status == ACTIVE and start < end and (place == 0 or self._statuses[place - 1] != ACTIVE):
-                stop = next((s for s, t in zip(self._starts[place:], self._statuses[place:], strict=True) if t != ACTIVE), end)
+                stop = next(
+                    (s for s, t in zip(self._starts[place:], self._statuses[place:], strict=True) if t != ACTIVE),
+                    end,
+                )
                 runs.append((start, min(stop, end), place > 0))
         return runs
 
@@ -102,7 +105,9 @@ def find_cold_starts(line: StateLine, readiness: Readiness, end: int) -> list[Co
     for start, stop, wake_seen in line.active_runs(end):
         if not wake_seen:
             continue
-        probes = readiness.probes[bisect_left(readiness.probes, (start, False)) : bisect_left(readiness.probes, (stop, False))]
+        probes = readiness.probes[
+            bisect_left(readiness.probes, (start, False)) : bisect_left(readiness.probes, (stop, False))
+        ]
         ready = next((at for at, is_ready in probes if is_ready), None)
         if ready is None:
             place = bisect_left(readiness.first_bytes, start)

@@ -32,7 +32,12 @@ from spotinference_pipeline.publication import (
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import QueryError
 
-_SCHEMAS = {LATEST: "revision.json", HISTORY: "history.json", MANIFEST: "manifest.json", METHOD: "method.json"}
+_SCHEMAS = {
+    LATEST: "revision.json",
+    HISTORY: "history.json",
+    MANIFEST: "manifest.json",
+    METHOD: "method.json",
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def verify(published: Storage) -> Verified:
     for day, document in newest.items():
         _check_day(files, day, document)
     _check_history(files, newest)
-    return Verified(len(files), len(chain), len(newest), last)
+    return Verified(len(files), len(files[CHAIN].splitlines()), len(newest), last)
 
 
 def _check_digests(published: Storage) -> dict[str, bytes]:
@@ -74,7 +79,9 @@ def _check_digests(published: Storage) -> dict[str, bytes]:
     for name, expected in listed.items():
         content = files[f"{ROOT}/{name}"] = _read(published, f"{ROOT}/{name}")
         if sha256(content) != expected:
-            raise VerificationError(f"{ROOT}/{name}: expected the digest {expected} of the manifest, found {sha256(content)}")
+            raise VerificationError(
+                f"{ROOT}/{name}: expected the digest {expected} of the manifest, found {sha256(content)}"
+            )
     for name in (LATEST, HISTORY, METHOD, CHAIN, PAID_SQL, SERVED_SQL):
         _named(files, name)
     return files
@@ -96,13 +103,17 @@ def _check_chain(published: Storage, files: dict[str, bytes]) -> dict[str, dict[
         entry = _json(where, line)
         expected = None if previous is None else sha256(previous)
         if (entry["seq"], entry["prev"]) != (place, expected):
-            raise VerificationError(f"{where}: expected seq {place} and prev {expected}, found {entry['seq']}, {entry['prev']}")
+            raise VerificationError(
+                f"{where}: expected seq {place} and prev {expected}, found {entry['seq']}, {entry['prev']}"
+            )
         if entry["revision"] != newest.get(entry["day"], {"revision": 0})["revision"] + 1:
             raise VerificationError(f"{where}: expected the next revision of {entry['day']}, found {entry['revision']}")
         name = f"{ROOT}/{entry['file']}"
         content = files.get(name) or _read(published, name)
         if sha256(content) != entry["sha256"]:
-            raise VerificationError(f"{name}: expected the digest {entry['sha256']} of the chain, found {sha256(content)}")
+            raise VerificationError(
+                f"{name}: expected the digest {entry['sha256']} of the chain, found {sha256(content)}"
+            )
         _check_schema(files, name, content, "revision.json")
         newest[entry["day"]] = entry
         files[name], previous = content, line
@@ -115,7 +126,11 @@ def _check_day(files: dict[str, bytes], day: str, document: dict[str, Any]) -> N
     """Run the published queries on the day's published inputs and compare every digit."""
     csv_name, parquet_name = (f"{ROOT}/inputs/{day}.{kind}" for kind in ("csv", "parquet"))
     provenance = document["provenance"]
-    for name, member in ((csv_name, "inputs_sha256"), (PAID_SQL, "paid_sql_sha256"), (SERVED_SQL, "served_sql_sha256")):
+    for name, member in (
+        (csv_name, "inputs_sha256"),
+        (PAID_SQL, "paid_sql_sha256"),
+        (SERVED_SQL, "served_sql_sha256"),
+    ):
         if sha256(_named(files, name)) != provenance[member]:
             raise VerificationError(f"{name}: expected the digest {provenance[member]} of {day}, found another")
     inputs = _read_inputs(parquet_name, _named(files, parquet_name))
@@ -125,7 +140,9 @@ def _check_day(files: dict[str, bytes], day: str, document: dict[str, Any]) -> N
     found = {"paid_usd": None if paid is None else f"{paid:f}", "served_tokens": served}
     for name, figure in found.items():
         if document[name] != figure:
-            raise VerificationError(f"{day} {name}: the published queries give {figure}, the revision says {document[name]}")
+            raise VerificationError(
+                f"{day} {name}: the published queries give {figure}, the revision says {document[name]}"
+            )
     if document["usd_per_million_tokens"] is not None:
         _check_number(day, document, paid, served)
 
@@ -160,14 +177,18 @@ def _check_history(files: dict[str, bytes], newest: dict[str, dict[str, Any]]) -
 
 def _check_number(day: str, document: dict[str, Any], paid: Decimal | None, served: int) -> None:
     if paid is None or not served:
-        raise VerificationError(f"{day} usd_per_million_tokens: expected none, as nothing was paid or served, found a figure")
+        raise VerificationError(
+            f"{day} usd_per_million_tokens: expected none, as nothing was paid or served, found a figure"
+        )
     number = Fraction(document["usd_per_million_tokens"])
     expected = Fraction(round(Fraction(paid) * 10**18 / served), 10**12)
     if number != expected:
         raise VerificationError(f"{day} usd_per_million_tokens: expected {float(expected)}, found {float(number)}")
     parts = sum((Fraction(part or 0) for part in document["usd_per_million_by_part"].values()), Fraction(0))
     if parts != number:
-        raise VerificationError(f"{day} usd_per_million_by_part: expected the sum {float(number)}, found {float(parts)}")
+        raise VerificationError(
+            f"{day} usd_per_million_by_part: expected the sum {float(number)}, found {float(parts)}"
+        )
 
 
 def _check_schema(files: dict[str, bytes], name: str, content: bytes, schema: str) -> None:

@@ -18,7 +18,8 @@ create table if not exists validated.ingested_files (
     rows_unknown bigint not null
 );
 comment on column validated.ingested_files.source is 'hyperstack or request_log';
-comment on column validated.ingested_files.rows_unknown is 'log lines of a kind that this version does not know, part of rows_accepted';
+comment on column validated.ingested_files.rows_unknown is
+'log lines of a kind that this version does not know, part of rows_accepted';
 
 -- One row per HTTP exchange with Hyperstack, failed ones included.
 create table if not exists validated.exchanges (
@@ -50,8 +51,10 @@ create table if not exists validated.billing_snapshots (
     source_file varchar not null,
     source_line bigint not null
 );
-comment on column validated.billing_snapshots.total_bill_usd is 'USD since created_at, read at nano-dollars: this is the named rounding that takes off binary float noise';
-comment on column validated.billing_snapshots.rate_usd_per_minute is 'USD a minute as Hyperstack shows it at that instant; null once terminated';
+comment on column validated.billing_snapshots.total_bill_usd is
+'USD since created_at, read at nano-dollars: this is the named rounding that takes off binary float noise';
+comment on column validated.billing_snapshots.rate_usd_per_minute is
+'USD a minute as Hyperstack shows it at that instant; null once terminated';
 
 -- One row per figure of a billing history answer for the window that was asked for.
 create table if not exists validated.billing_history (
@@ -86,7 +89,8 @@ create table if not exists validated.prices (
     source_line bigint not null
 );
 
--- One row per thing known about a VM's state at an instant: seen in the fleet list, told by an event, or probed by the proxy.
+-- One row per thing known about a VM's state at an instant: seen in the fleet list, told by an event, or probed by the
+-- proxy.
 create table if not exists validated.vm_states (
     observed_at timestamptz not null,
     vm_id bigint not null,
@@ -101,7 +105,8 @@ create table if not exists validated.vm_states (
     source_line bigint not null
 );
 comment on column validated.vm_states.source is 'fleet, event or health';
-comment on column validated.vm_states.vm_status is 'status from this instant on; null for health and for events that change none';
+comment on column validated.vm_states.vm_status is
+'status from this instant on; null for health and for events that change none';
 comment on column validated.vm_states.is_ready is 'health only: the engine answered the proxy''s probe';
 
 -- One row per request that ended, as the proxy logged it.
@@ -130,7 +135,8 @@ create table if not exists validated.requests (
     source_file varchar not null,
     source_line bigint not null
 );
-comment on column validated.requests.usage_source is 'engine_final: vLLM''s own final usage; engine_partial: the last usage vLLM sent, a lower bound; none: tokens are null';
+comment on column validated.requests.usage_source is
+'engine_final: vLLM''s own final usage; engine_partial: the last that vLLM sent, a lower bound; none: tokens null';
 comment on column validated.requests.is_recovered is 'its writer died: counted from its begin and last usage lines';
 
 -- Requests that began in a segment and did not end in it. Emptied by nothing: an end elsewhere makes the row moot.
@@ -207,7 +213,8 @@ create table if not exists rollup.resource_days (
     readings bigint not null,
     is_excluded boolean not null
 );
-comment on column rollup.resource_days.edge_usd is 'part of cost_usd whose side of midnight is inferred from the rate, not read';
+comment on column rollup.resource_days.edge_usd is
+'part of cost_usd whose side of midnight is inferred from the rate, not read';
 
 -- One row per UTC day, resource and cost_kind. Sums to rollup.resource_days.cost_usd exactly.
 create table if not exists rollup.cost_days (
@@ -232,7 +239,8 @@ create table if not exists rollup.vm_days (
     failed_wakes bigint not null,
     unexplained_changes bigint not null
 );
-comment on column rollup.vm_days.unexplained_changes is 'status changes that no event explained: cut at the middle of their gap';
+comment on column rollup.vm_days.unexplained_changes is
+'status changes that no event explained: cut at the middle of their gap';
 
 -- One row per UTC day, answered model and usage_source.
 create table if not exists rollup.token_days (
@@ -248,8 +256,10 @@ create table if not exists rollup.token_days (
     reasoning_tokens bigint,
     reasoning_known_completion_tokens bigint
 );
-comment on column rollup.token_days.refused_requests is 'of requests: never reached an engine, or the engine answered with an error status';
-comment on column rollup.token_days.cached_known_prompt_tokens is 'prompt tokens of the rows where cached_tokens is known';
+comment on column rollup.token_days.refused_requests is
+'of requests: never reached an engine, or the engine answered with an error status';
+comment on column rollup.token_days.cached_known_prompt_tokens is
+'prompt tokens of the rows where cached_tokens is known';
 
 -- One row per UTC day and either cost line or token line: all that the two published queries read.
 create table if not exists metric.inputs (
@@ -300,7 +310,8 @@ create table if not exists metric.cost_per_mtok (
     cached_tokens bigint,
     reasoning_tokens bigint
 );
-comment on column metric.cost_per_mtok.usd_per_million_tokens is '1e6 * paid_usd / served_tokens, rounded half to even at 12 decimals; null when nothing was served';
+comment on column metric.cost_per_mtok.usd_per_million_tokens is
+'1e6 * paid_usd / served_tokens, rounded half to even at 12 decimals; null when nothing was served';
 
 -- One row per day D and cost_kind: the parts of the number, adding up to it exactly.
 create table if not exists metric.cost_parts (

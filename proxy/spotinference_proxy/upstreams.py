@@ -68,8 +68,9 @@ class Upstream:
         """Ask vLLM to end requests; False when it has no such call or does not answer."""
         url = f"{self.url}/inference/v1/abort_requests"
         with suppress(*_FAILURES):
+            headers = {**self.credentials, "Content-Type": "application/json"}  # the session adds none by itself
             async with session.post(
-                url, json={"request_ids": list(ids)}, headers=self.credentials, timeout=_limit()
+                url, json={"request_ids": list(ids)}, headers=headers, timeout=_limit()
             ) as answer:
                 return answer.status == 200
         return False

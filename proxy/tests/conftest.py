@@ -72,6 +72,8 @@ class FakeVllm:
     async def _abort(self, request: web.Request) -> web.Response:
         if not self.has_abort:
             return web.json_response({"error": "Scale-out endpoints are disabled"}, status=403)
+        if request.content_type != "application/json":
+            return web.json_response({"error": "Unsupported Media Type"}, status=400)
         self.aborts.append((await request.json())["request_ids"])
         self.aborted.set()
         return web.Response()

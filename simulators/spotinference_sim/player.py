@@ -16,6 +16,8 @@ from spotinference_sim.scenario import Scenario
 from spotinference_sim.vllm_ask import MESSAGE_TOKENS, PROMPT_TOKENS, REPLY_TOKENS
 
 WRONG_MAX_TOKENS = -1
+CANARY_HEADER = "X-Spotinference-Canary"
+"""By which the proxy knows a canary; it does not pass it on."""
 
 
 def request_body(request: Request) -> dict[str, Any]:
@@ -65,6 +67,7 @@ async def _send(session: aiohttp.ClientSession, clock: Clock, url: str, request:
 
 
 async def _read(session: aiohttp.ClientSession, url: str, request: Request) -> None:
-    async with session.post(url + request.endpoint, json=request_body(request)) as answer:
+    headers = {CANARY_HEADER: "1"} if request.canary else {}
+    async with session.post(url + request.endpoint, json=request_body(request), headers=headers) as answer:
         async for _ in answer.content.iter_any():
             pass

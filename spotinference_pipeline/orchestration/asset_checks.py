@@ -18,17 +18,15 @@ TABLES = {
 """The table after which each rule can be checked."""
 
 
-def build_checks(settings: Settings, days: dg.PartitionsDefinition[str]) -> list[dg.AssetChecksDefinition]:
+def build_checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
     """Build every check; each covers the days of its run."""
-    return [_check(settings, name, meaning, days) for name, meaning in checks.describe().items()]
+    return [_check(settings, name, meaning) for name, meaning in checks.describe().items()]
 
 
-def _check(settings: Settings, name: str, meaning: str, days: dg.PartitionsDefinition[str]) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=key(TABLES[name]), name=name, description=meaning, blocking=True, pool=POOL, partitions_def=days
-    )
+def _check(settings: Settings, name: str, meaning: str) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=key(TABLES[name]), name=name, description=meaning, blocking=True, pool=POOL)
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        wanted = steps.days_of(context.op_execution_context.partition_keys)
+        wanted = steps.days_of(context.partition_keys)
         return reports.checked([finding for _, finding in steps.run_check(settings, name, wanted)], meaning)
 
     return check

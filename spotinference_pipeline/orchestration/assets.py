@@ -6,14 +6,16 @@ lineage is read from the SQL. Everything that opens the warehouse shares a pool 
 
 from collections.abc import Iterator
 from datetime import date, timedelta
+from typing import Any
 
 import dagster as dg
 
-from spotinference_pipeline import ledger, transform, warehouse
+from spotinference_pipeline import transform, warehouse
 from spotinference_pipeline.orchestration import reports, steps
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.windows import TRAILING_DAYS
 
+Results = Iterator[dg.MaterializeResult[Any]]
 POOL = "duckdb_writer"
 OWNERS = ["team:finance-data"]
 VALIDATED = {
@@ -35,6 +37,8 @@ LEDGER = {
 LOG_TABLES = frozenset({"validated.requests", "validated.engine_counters"})
 WINDOWED = frozenset({"metric.paid", "metric.served", "metric.cost_parts", "metric.figures"})
 """Metrics that read the seven days that end with theirs, from tables whose rows are about one day each."""
+WAITS_FOR = {"metric.inputs": "rollup.snapshot_days"}
+"""What a table's SQL does not read, but must come after: a day is rolled up when its minutes are counted."""
 SEVEN_DAYS = dg.TimeWindowPartitionMapping(start_offset=1 - TRAILING_DAYS, allow_nonexistent_upstream_partitions=True)
 
 
@@ -91,8 +95,9 @@ def _validated(settings: Settings, columns: dict[str, dg.TableSchema]) -> dg.Ass
         )
 
     @dg.multi_asset(name="validated", specs=[spec(*entry) for entry in VALIDATED.items()], pool=POOL)
-    def validated() -> Iterator[dg.MaterializeResult]:
-        yield from reports.ingested(steps.ingest(settings, list(VALIDATED)))
+    def validated(context: dg.AssetExecutionContext) -> Results:
+        reports.record_ingest(context, steps.ingest(settings, list(VALIDATED)))
+        yield from (dg.MaterializeResult(asset_key=key(table)) for table in VALIDATED)
 
     return validated
 
@@ -100,7 +105,12 @@ def _validated(settings: Settings, columns: dict[str, dg.TableSchema]) -> dg.Ass
 def _ledger(
     settings: Settings, columns: dict[str, dg.TableSchema], days: dg.DailyPartitionsDefinition
 ) -> dg.AssetsDefinition:
-    upstream = ["validated.billing_snapshots", "validated.vm_states", "validated.requests", "validated.prices"]
+    upstream = [
+        "validated.billing_snapshots",
+        "validated.vm_states",
+        "validated.requests",
+        "validated.prices",
+    ]
 
     @dg.multi_asset(
         name="ledger",
@@ -120,8 +130,9 @@ def _ledger(
         backfill_policy=dg.BackfillPolicy.single_run(),
         pool=POOL,
     )
-    def build_ledger(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
-        yield from reports.built(steps.build_ledger(settings, steps.days_of(context.partition_keys), ledger.TABLES))
+    def build_ledger(context: dg.AssetExecutionContext) -> Results:
+        reports.record_tables(context, steps.build_ledger(settings, steps.days_of(context.partition_keys)))
+        yield from (dg.MaterializeResult(asset_key=key(table)) for table in LEDGER)
 
     return build_ledger
 
@@ -129,7 +140,9 @@ def _ledger(
 def _sql_table(
     settings: Settings, columns: dict[str, dg.TableSchema], days: dg.DailyPartitionsDefinition, table: str
 ) -> dg.AssetsDefinition:
-    sql = warehouse.read_sql(table)
+    sql, upstreams = warehouse.read_sql(table), warehouse.read_upstreams(table)
+    if table in WAITS_FOR:
+        upstreams.append(WAITS_FOR[table])
 
     def dependency(upstream: str) -> dg.AssetDep:
         is_window = table in WINDOWED and upstream != "metric.cost_per_mtok"
@@ -137,19 +150,25 @@ def _sql_table(
 
     @dg.asset(
         key=key(table),
-        deps=[dependency(upstream) for upstream in warehouse.read_upstreams(table)],
+        deps=[dependency(upstream) for upstream in upstreams],
         group_name=table.partition(".")[0],
         owners=OWNERS,
         kinds={"sql", "duckdb"},
         description=reports.description_of_sql(sql),
-        metadata={"dagster/column_schema": columns[table], "dagster/table_name": table, "sql": reports.sql_text(sql)},
+        metadata={
+            "dagster/column_schema": columns[table],
+            "dagster/table_name": table,
+            "sql": reports.sql_text(sql),
+        },
         partitions_def=days,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        freshness_policy=dg.FreshnessPolicy.cron("0 2 * * *", timedelta(hours=2)) if table == "metric.cost_per_mtok" else None,
+        freshness_policy=dg.FreshnessPolicy.cron("0 2 * * *", timedelta(hours=2))
+        if table == "metric.cost_per_mtok"
+        else None,
         pool=POOL,
     )
-    def build_table(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        return reports.built([steps.build_table(settings, table, steps.days_of(context.partition_keys))])[0]
+    def build_table(context: dg.AssetExecutionContext) -> None:
+        reports.record_tables(context, steps.build_table(settings, table, steps.days_of(context.partition_keys)))
 
     return build_table
 
@@ -170,7 +189,8 @@ def _publication(settings: Settings, days: dg.DailyPartitionsDefinition) -> dg.A
         backfill_policy=dg.BackfillPolicy.single_run(),
         pool=POOL,
     )
-    def publish(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        return reports.published(steps.publish(settings, steps.days_of(context.partition_keys)), settings.published)
+    def publish(context: dg.AssetExecutionContext) -> None:
+        days = steps.days_of(context.partition_keys)
+        reports.record_publications(context, steps.publish(settings, days), settings.published)
 
     return publish

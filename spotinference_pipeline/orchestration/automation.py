@@ -5,7 +5,7 @@ CPU and 200 MB of storage a day (docs/decisions/0004). A missed tick costs resol
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from datetime import date
 
 import dagster as dg
@@ -13,16 +13,20 @@ import dagster as dg
 from spotinference_pipeline.errors import SpotinferenceError
 from spotinference_pipeline.orchestration import reports, steps
 from spotinference_pipeline.settings import Settings
-from spotinference_pipeline.windows import ONE_DAY, TRAILING_DAYS, last_closed_day
+from spotinference_pipeline.windows import ONE_DAY, TRAILING_DAYS, days_between, last_closed_day
 
 VALIDATED = dg.AssetSelection.groups("validated")
 DAILY = dg.AssetSelection.groups("rollup", "metric", "publication")
 
 
 INGEST_JOB, DAILY_JOB = "ingest", "daily_build"
+REQUESTS = dg.AssetKey(["validated", "requests"])
+ROLLED_UP = dg.AssetKey(["rollup", "snapshot_days"])
+MOST_INGESTS = 1000
+"""Most ingests that one look for late data takes up; the next look goes on from there."""
 
 
-def build_schedules() -> list[dg.ScheduleDefinition]:
+def build_schedules(first_day: date) -> list[dg.ScheduleDefinition]:
     """Build the schedules; both run as soon as Dagster's daemon does."""
     quarter_hourly = dg.ScheduleDefinition(
         name="quarter_hourly_ingest",
@@ -31,20 +35,23 @@ def build_schedules() -> list[dg.ScheduleDefinition]:
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
-    return [quarter_hourly, _daily()]
+    return [quarter_hourly, _daily(first_day)]
 
 
-def _daily() -> dg.ScheduleDefinition:
+def _daily(first_day: date) -> dg.ScheduleDefinition:
     @dg.schedule(
         name="daily_build_after_midnight",
+        description="Builds the day that is over, and days missed before it: Dagster makes up for no missed tick.",
         job_name=DAILY_JOB,
         cron_schedule="20 0 * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
     def after_midnight(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        utc_day = last_closed_day(context.scheduled_execution_time).isoformat()
-        return dg.RunRequest(run_key=utc_day, partition_key=utc_day)
+        last_day = last_closed_day(context.scheduled_execution_time)
+        built = context.instance.get_materialized_partitions(ROLLED_UP)
+        missed = (day for day in days_between(first_day, last_day) if day.isoformat() not in built)
+        return _one_run(list(days_between(next(missed, last_day), last_day)), str(last_day))
 
     return after_midnight
 
@@ -68,7 +75,11 @@ def _minute_snapshot(settings: Settings) -> dg.SensorDefinition:
             return dg.SkipReason(str(error))
         event = dg.AssetMaterialization(
             ["raw", "hyperstack"],
-            metadata={"file": dg.MetadataValue.path(str(taken.path)), "answers": taken.exchanges, "failed": taken.failed},
+            metadata={
+                "file": dg.MetadataValue.path(str(taken.path)),
+                "answers": taken.exchanges,
+                "failed": taken.failed,
+            },
         )
         return dg.SensorResult(asset_events=[event])
 
@@ -80,7 +91,7 @@ def _log_segments(settings: Settings) -> dg.SensorDefinition:
         name="log_segments",
         description="Asks for one ingest when new log segments were sealed. What was read is decided by the ingest itself.",
         job_name=INGEST_JOB,
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=900,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def log_segments(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
@@ -98,23 +109,47 @@ def _log_segments(settings: Settings) -> dg.SensorDefinition:
 
 
 def _late_data(settings: Settings) -> dg.SensorDefinition:
-    @dg.asset_sensor(
-        asset_key=dg.AssetKey(["validated", "requests"]),
+    @dg.sensor(
         name="late_data",
-        description="Builds closed days again when an ingest brought rows about days that were built before.",
+        description="Builds closed days again when ingests brought rows about days that were built before.",
         job_name=DAILY_JOB,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
-    def late_data(_context: dg.SensorEvaluationContext, event: dg.EventLogEntry) -> Iterator[dg.RunRequest]:
-        late = event.asset_materialization.metadata.get(reports.LATE_DAYS) if event.asset_materialization else None
-        days = [date.fromisoformat(str(day)) for day in (late.value if late else [])]  # type: ignore[union-attr]
-        for utc_day in touched_days(days, last_closed_day(settings.clock())):
-            yield dg.RunRequest(run_key=f"{event.run_id}:{utc_day}", partition_key=utc_day.isoformat())
+    def late_data(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        unseen = dg.AssetRecordsFilter(REQUESTS, after_storage_id=int(context.cursor) if context.cursor else None)
+        ingests = context.instance.fetch_materializations(unseen, limit=MOST_INGESTS, ascending=True).records
+        if not ingests:
+            return dg.SkipReason("no ingest since the last look")
+        late = {day for ingest in ingests for day in reports.late_days(ingest.asset_materialization)}
+        cursor = str(ingests[-1].storage_id)
+        runs = [
+            _one_run(days, f"{cursor}:{days[0]}")
+            for days in stretches(touched_days(late, last_closed_day(settings.clock())))
+        ]
+        return dg.SensorResult(run_requests=runs, cursor=cursor)
 
     return late_data
 
 
-def touched_days(late: list[date], last_closed: date) -> list[date]:
+def _one_run(days: Sequence[date], run_key: str) -> dg.RunRequest:
+    """Ask for one run of a stretch of days: each table of all its days is ready before the next table reads seven."""
+    first, last = days[0].isoformat(), days[-1].isoformat()
+    tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+    return dg.RunRequest(run_key=run_key, tags=tags)
+
+
+def touched_days(late: Iterable[date], last_closed: date) -> list[date]:
     """Give the closed days whose window contains one of the late days."""
     windows = {day + offset * ONE_DAY for day in late for offset in range(TRAILING_DAYS)}
     return sorted(day for day in windows if day <= last_closed)
+
+
+def stretches(days: Iterable[date]) -> list[list[date]]:
+    """Part days, oldest first, where one is missing between two."""
+    parts: list[list[date]] = []
+    for day in days:
+        if parts and day - parts[-1][-1] == ONE_DAY:
+            parts[-1].append(day)
+        else:
+            parts.append([day])
+    return parts

@@ -8,7 +8,14 @@ from spotinference_pipeline import raw
 from spotinference_pipeline import settings as settings_module
 from spotinference_pipeline.orchestration.asset_checks import build_checks
 from spotinference_pipeline.orchestration.assets import build_assets
-from spotinference_pipeline.orchestration.automation import DAILY, DAILY_JOB, INGEST_JOB, VALIDATED, build_schedules, build_sensors
+from spotinference_pipeline.orchestration.automation import (
+    DAILY,
+    DAILY_JOB,
+    INGEST_JOB,
+    VALIDATED,
+    build_schedules,
+    build_sensors,
+)
 from spotinference_pipeline.settings import Settings
 
 
@@ -17,10 +24,12 @@ def build(settings: Settings) -> dg.Definitions:
     first_day = settings.first_day or raw.first_day(settings.raw_dir) or settings.clock().date()
     return dg.Definitions(
         assets=build_assets(settings, first_day),
-        asset_checks=build_checks(settings, dg.DailyPartitionsDefinition(first_day.isoformat(), timezone="UTC")),
+        asset_checks=build_checks(settings),
         jobs=[
             dg.define_asset_job(
-                INGEST_JOB, VALIDATED, description="Read landed files and sealed segments into the validated tables."
+                INGEST_JOB,
+                VALIDATED,
+                description="Read landed files and sealed segments into the validated tables.",
             ),
             dg.define_asset_job(
                 DAILY_JOB,
@@ -28,7 +37,7 @@ def build(settings: Settings) -> dg.Definitions:
                 description="Read what has landed, then build and publish closed UTC days. Also the backfill of past days.",
             ),
         ],
-        schedules=build_schedules(),
+        schedules=build_schedules(first_day),
         sensors=build_sensors(settings),
         executor=dg.in_process_executor,
     )

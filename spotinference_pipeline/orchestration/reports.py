@@ -1,6 +1,7 @@
 """What an analyst sees beside an asset: row counts, samples, columns, the number. Turns results into Dagster's words."""
 
 from collections.abc import Sequence
+from datetime import date
 
 import dagster as dg
 import polars as pl
@@ -33,14 +34,13 @@ def description_of_sql(sql: str) -> str:
     return " ".join(lines)
 
 
-def ingested(report: IngestReport) -> list[dg.MaterializeResult]:
-    """Report an ingest, once per table."""
+def record_ingest(context: dg.AssetExecutionContext, report: IngestReport) -> None:
+    """Put an ingest's numbers beside each validated table."""
     done = report.done
-    return [
-        dg.MaterializeResult(
-            asset_key=written.table.split("."),
-            metadata={
-                "dagster/row_count": written.rows,
+    for table, rows in report.rows.items():
+        context.add_asset_metadata(
+            {
+                "dagster/row_count": rows,
                 "files_read": done.files,
                 "rows_read": done.rows_read,
                 "rows_accepted": done.rows_accepted,
@@ -48,41 +48,45 @@ def ingested(report: IngestReport) -> list[dg.MaterializeResult]:
                 "rows_repeated": done.rows_repeated,
                 LATE_DAYS: dg.MetadataValue.json([day.isoformat() for day in report.late_days]),
             },
+            asset_key=table.split("."),
         )
-        for written in report.written
-    ]
 
 
-def built(tables: Sequence[Written]) -> list[dg.MaterializeResult]:
-    """Report built tables, each with a sample of its newest day; single figures of the number are plotted."""
-    return [
-        dg.MaterializeResult(
-            asset_key=written.table.split("."),
-            metadata={
+def late_days(ingest: dg.AssetMaterialization | None) -> list[date]:
+    """Give the days built before that an ingest brought rows about, as `record_ingest` put them beside it."""
+    noted = ingest.metadata.get(LATE_DAYS) if ingest else None
+    return [date.fromisoformat(day) for day in noted.value] if isinstance(noted, dg.JsonMetadataValue) else []  # type: ignore[union-attr]
+
+
+def record_tables(context: dg.AssetExecutionContext, tables: Sequence[Written]) -> None:
+    """Put each day's row count, sample and single figures beside its partition; figures are plotted over days."""
+    for written in tables:
+        context.add_asset_metadata(
+            {
                 "dagster/partition_row_count": written.rows,
-                "newest_day": dg.MetadataValue.md(_markdown(written.sample)),
+                "rows": dg.MetadataValue.md(_markdown(written.sample)),
                 **_figures(written),
             },
+            asset_key=written.table.split("."),
+            partition_key=written.utc_day.isoformat(),
         )
-        for written in tables
-    ]
 
 
-def published(days: Sequence[Published], location: str) -> dg.MaterializeResult:
-    """Report the newest of the published days."""
-    newest = days[-1]
-    figure = newest.usd_per_million_tokens
-    file = f"{location}/economics/days/{newest.utc_day}/r{newest.revision}.json"
-    return dg.MaterializeResult(
-        asset_key=["publication", "economics"],
-        metadata={
-            "status": newest.status,
-            "revision": newest.revision,
-            "new_revisions": sum(day.is_new for day in days),
-            "file": dg.MetadataValue.url(file) if "://" in file else dg.MetadataValue.path(file),
-            "usd_per_million_tokens": "withheld" if figure is None else float(figure),
-        },
-    )
+def record_publications(context: dg.AssetExecutionContext, days: Sequence[Published], location: str) -> None:
+    """Put each day's published revision beside its partition."""
+    for day in days:
+        figure = day.usd_per_million_tokens
+        file = f"{location}/economics/days/{day.utc_day}/r{day.revision}.json"
+        context.add_asset_metadata(
+            {
+                "status": day.status,
+                "revision": day.revision,
+                "is_new": day.is_new,
+                "file": dg.MetadataValue.url(file) if "://" in file else dg.MetadataValue.path(file),
+                "usd_per_million_tokens": "withheld" if figure is None else float(figure),
+            },
+            partition_key=day.utc_day.isoformat(),
+        )
 
 
 def checked(broken: Sequence[Finding], meaning: str) -> dg.AssetCheckResult:
@@ -97,7 +101,13 @@ def checked(broken: Sequence[Finding], meaning: str) -> dg.AssetCheckResult:
 
 
 def _figures(written: Written) -> dict[str, float]:
-    wanted = ("usd_per_million_tokens", "paid_usd", "served_tokens", "snapshot_coverage_ratio", "duty_cycle_ratio")
+    wanted = (
+        "usd_per_million_tokens",
+        "paid_usd",
+        "served_tokens",
+        "snapshot_coverage_ratio",
+        "duty_cycle_ratio",
+    )
     if written.sample.height != 1:
         return {}
     row = written.sample.row(0, named=True)

@@ -1,12 +1,12 @@
 """What an asset's body does, as plain functions without Dagster: open the warehouse, call the stage, count."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 
 import polars as pl
 
-from spotinference_pipeline import checks, ledger, publication, snapshot, validated
+from spotinference_pipeline import checks, ledger, publication, snapshot, transform, validated
 from spotinference_pipeline.hyperstack import Hyperstack
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
@@ -17,19 +17,20 @@ SAMPLE_ROWS = 8
 
 @dataclass(frozen=True)
 class Written:
-    """What a step wrote to one table: rows of the days, rows in all, and the newest few as a sample."""
+    """What a step wrote to one table for one day: the number of rows, and the first few as a sample."""
 
     table: str
+    utc_day: date
     rows: int
-    sample: pl.DataFrame = field(default_factory=pl.DataFrame)
+    sample: pl.DataFrame
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What an ingest did, rows per table in all, and the days built before which new rows now change."""
+    """What an ingest did, the rows of each table in all, and the days built before which new rows now change."""
 
     done: validated.Ingested
-    written: list[Written]
+    rows: dict[str, int]
     late_days: list[date]
 
 
@@ -53,25 +54,29 @@ def ingest(settings: Settings, tables: Sequence[str]) -> IngestReport:
     """Read new files; count the rows of each table."""
     with open_warehouse(settings.warehouse_path) as warehouse:
         done = validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
-        written = [Written(table, warehouse.query(f"select count(*) from {table}").item()) for table in tables]  # noqa: S608
-        built = set(warehouse.query("select utc_day from rollup.snapshot_days")["utc_day"].to_list())
-    return IngestReport(done, written, sorted(done.days & built))
+        rows = {table: warehouse.query(f"select count(*) from {table}").item() for table in tables}  # noqa: S608
+        late_days = _only_rolled_up(warehouse, sorted(done.days))
+    return IngestReport(done, rows, late_days)
 
 
-def build_ledger(settings: Settings, days: Sequence[date], tables: Sequence[str]) -> list[Written]:
-    """Build the ledger of the days."""
+def build_ledger(settings: Settings, days: Sequence[date]) -> list[Written]:
+    """Build the ledger's tables for the days."""
     with open_warehouse(settings.warehouse_path) as warehouse:
-        counts = [ledger.build_day(warehouse, day) for day in days]
         return [
-            Written(table, sum(count[table] for count in counts), _sample(warehouse, table, days[-1])) for table in tables
+            Written(table, day, rows, _sample(warehouse, table, day))
+            for day in days
+            for table, rows in ledger.build_day(warehouse, day).items()
         ]
 
 
-def build_table(settings: Settings, table: str, days: Sequence[date]) -> Written:
-    """Build one SQL table for the days."""
+def build_table(settings: Settings, table: str, days: Sequence[date]) -> list[Written]:
+    """Build one SQL table for the days, a metric only for those that are rolled up.
+
+    Dagster extends a backfill to the six days after it, whose windows it changes; some may never have been built.
+    """
     with open_warehouse(settings.warehouse_path) as warehouse:
-        rows = sum(warehouse.build_day(table, day) for day in days)
-        return Written(table, rows, _sample(warehouse, table, days[-1]))
+        wanted = _only_rolled_up(warehouse, days) if table in transform.METRICS else days
+        return [Written(table, day, warehouse.build_day(table, day), _sample(warehouse, table, day)) for day in wanted]
 
 
 def run_check(settings: Settings, name: str, days: Sequence[date]) -> list[tuple[date, checks.Finding]]:
@@ -82,9 +87,10 @@ def run_check(settings: Settings, name: str, days: Sequence[date]) -> list[tuple
 
 
 def publish(settings: Settings, days: Sequence[date]) -> list[publication.Published]:
-    """Publish the days, then renew the analysts' copy of the warehouse."""
+    """Publish those of the days that are rolled up, then renew the analysts' copy of the warehouse."""
     with open_warehouse(settings.warehouse_path) as warehouse:
-        done = publication.publish(warehouse, Storage(settings.published), settings, days)
+        wanted = _only_rolled_up(warehouse, days)
+        done = publication.publish(warehouse, Storage(settings.published), settings, wanted)
     copy_for_analysts(settings.warehouse_path)
     return done
 
@@ -92,3 +98,8 @@ def publish(settings: Settings, days: Sequence[date]) -> list[publication.Publis
 def _sample(warehouse: Warehouse, table: str, utc_day: date) -> pl.DataFrame:
     sql = f"select * from {table} where utc_day = $utc_day limit {SAMPLE_ROWS}"  # noqa: S608
     return warehouse.query(sql, {"utc_day": utc_day})
+
+
+def _only_rolled_up(warehouse: Warehouse, days: Sequence[date]) -> list[date]:
+    known = set(warehouse.query("select utc_day from rollup.snapshot_days")["utc_day"].to_list())
+    return [day for day in days if day in known]

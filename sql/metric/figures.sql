@@ -43,7 +43,9 @@ edges as (
 select
     cast($utc_day as date) as utc_day,
     cast(round(coalesce(seen.minutes_good, 0) / (7 * 1440), 6) as decimal(18, 6)) as snapshot_coverage_ratio,
-    cast(round(token_sums.exact_requests / nullif(token_sums.reached_requests, 0), 6) as decimal(18, 6)) as exact_usage_ratio,
+    cast(
+        round(token_sums.exact_requests / nullif(token_sums.reached_requests, 0), 6) as decimal(18, 6)
+    ) as exact_usage_ratio,
     cast(coalesce(edges.edge_usd, 0) as decimal(38, 15)) as edge_usd,
     cast(
         coalesce(token_sums.exact_prompt_tokens, 0) + coalesce(token_sums.exact_completion_tokens, 0) as bigint

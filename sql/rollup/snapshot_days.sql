@@ -30,6 +30,8 @@ minutes as (
 select
     cast($utc_day as date) as utc_day,
     cast(1440 as bigint) as minutes_expected,
-    (select count(*) from minutes where has_counters and (resources > 0 or machines = 0)) as minutes_good,
+    (
+        select count(*) filter (where has_counters and (resources > 0 or machines = 0)) from minutes
+    ) as minutes_good,
     (select count(*) from exchanges) as exchanges,
-    (select count(*) from exchanges where not is_good) as exchanges_failed
+    (select count(*) filter (where not is_good) from exchanges) as exchanges_failed

@@ -6,7 +6,9 @@ select
     model,
     usage_source,
     count(*) as requests,
-    count(*) filter (where vm_id is null or upstream_status >= 400) as refused_requests,
+    count(*) filter (
+        where usage_source = 'none' and coalesce(upstream_status >= 400, vm_id is null)
+    ) as refused_requests,
     cast(sum(prompt_tokens) as bigint) as prompt_tokens,
     cast(sum(completion_tokens) as bigint) as completion_tokens,
     cast(sum(cached_tokens) as bigint) as cached_tokens,

@@ -1,0 +1,50 @@
+"""Nothing gets lost between reading and storing."""
+
+from typing import Any
+
+import polars as pl
+
+from spotinference_pipeline.batch import QUARANTINE_CHARACTERS, Batch, Tally, to_frame
+
+
+def test_what_is_read_is_accepted_quarantined_or_repeated() -> None:
+    batch = Batch()
+    batch.add("validated.request_stops", ("a", "file", 1))
+    batch.add("validated.request_stops", ("b", "file", 2))
+    batch.keep("file", 3)
+    batch.refuse("file", 4, "line", "validated.requests", "torn", b"\xff")
+    frame = batch.frame("validated.request_stops")
+    batch.accept(frame.head(1))
+    batch.repeat(frame.tail(1))
+    assert batch.tallies == {"file": Tally(read=6, accepted=4, quarantined=1, repeated=1)}
+
+
+def test_rows_that_break_the_contract_go_to_quarantine_with_what_was_there() -> None:
+    batch = Batch()
+    batch.add("validated.request_stops", ("a", "file", 1))
+    batch.add("validated.request_stops", ("b", "file", -7))
+    assert batch.frame("validated.request_stops").rows() == [("a", "file", 1)]
+    (row,) = batch.quarantine_frame().rows(named=True)
+    assert (row["source_line"], row["position"], row["target_table"]) == (-7, "row", "validated.request_stops")
+    assert "source_line" in row["reason"]
+    assert "'request_id': 'b'" in row["content"]
+
+
+def test_a_conflict_says_by_which_key(words: Any) -> None:
+    batch = Batch()
+    frame = to_frame([("a", "file", 1)], {"request_id": pl.String, "source_file": pl.String, "source_line": pl.Int64})
+    batch.conflict("validated.requests", frame, ("request_id",))
+    assert batch.quarantine[0][4] == "conflict: request_id was stored before with other content"
+    assert batch.tallies["file"].quarantined == 1
+
+
+def test_quarantine_keeps_the_beginning_of_what_is_long() -> None:
+    batch = Batch()
+    batch.refuse("file", 1, "line", "validated.requests", "long", b"x" * 10_000)
+    assert batch.quarantine_frame()["content"].item() == "x" * QUARANTINE_CHARACTERS
+
+
+def test_no_rows_make_a_frame_with_its_columns() -> None:
+    assert to_frame([], {"a": pl.Int64}).schema == {"a": pl.Int64}
+    assert Batch().frame("validated.requests").height == 0
+    assert Batch().quarantine_frame().height == 0

@@ -1,0 +1,345 @@
+"""The command line: what each command prints, and its exit code (0 done, 1 failed, 2 wrong use, 3 a gate says no)."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import duckdb
+import pytest
+from typer.testing import CliRunner
+
+from spotinference_pipeline import cli
+from spotinference_pipeline.errors import PublicationError, SettingsError, WarehouseError
+from spotinference_pipeline.warehouse import open_warehouse
+
+DAYS = "2026-11-21..2026-11-22"
+Make = Callable[..., Any]
+
+
+class Desk:
+    """A folder with two days of raw files, and the commands as somebody types them there."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.environment = {
+            "SPOTINFERENCE_DATA_DIR": str(data_dir),
+            "SPOTINFERENCE_NOW": "2026-11-23T02:10:00Z",
+            "SPOTINFERENCE_MIN_SNAPSHOT_COVERAGE": "0",
+        }
+
+    @property
+    def warehouse(self) -> Path:
+        return self.data_dir / "warehouse.duckdb"
+
+    @property
+    def published(self) -> Path:
+        return self.data_dir / "published"
+
+    def type(self, *arguments: str, **environment: str) -> Any:
+        return CliRunner().invoke(cli.app, list(arguments), env=self.environment | environment)
+
+    def main(self, *arguments: str) -> SimpleNamespace:
+        """Run the program's own entry, in this process."""
+        handler = signal.getsignal(signal.SIGTERM)
+        with CliRunner().isolation(env=self.environment) as streams:
+            with pytest.raises(SystemExit) as ended:
+                cli.main(arguments)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            stdout, stderr = (stream.getvalue().decode() for stream in streams[:2])
+        signal.signal(signal.SIGTERM, handler)
+        return SimpleNamespace(code=ended.value.code, stdout=stdout, stderr=stderr)
+
+    def run(self, *arguments: str, **environment: str) -> SimpleNamespace:
+        """Run the installed program as a process of its own."""
+        done = subprocess.run(
+            [Path(sys.executable).with_name("spotinference"), *arguments],
+            env=os.environ | self.environment | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return SimpleNamespace(code=done.returncode, stdout=done.stdout, stderr=done.stderr)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, lay_raw_files: Make) -> Desk:
+    desk = Desk(tmp_path / "data")
+    for day in (21, 22):
+        lay_raw_files(desk.data_dir, date(2026, 11, day))
+    return desk
+
+
+@pytest.fixture
+def built(desk: Desk) -> Desk:
+    assert desk.type("build", DAYS).exit_code == 0
+    return desk
+
+
+def test_ingest_tells_what_became_of_the_rows(desk: Desk) -> None:
+    done = desk.type("ingest")
+    assert done.exit_code == 0
+    # Twelve exchanges, as many items, two requests; the midnight between the days was seen twice.
+    assert done.stdout == "8 files: 26 rows read, 24 accepted, 0 quarantined, 2 repeated\n"
+    assert desk.type("ingest").stdout == "0 files: 0 rows read, 0 accepted, 0 quarantined, 0 repeated\n"
+
+
+def test_build_reads_what_is_new_and_leaves_a_copy_for_analysts(desk: Desk) -> None:
+    done = desk.type("build", DAYS)
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        "2026-11-21 rolled up",
+        "2026-11-22 rolled up",
+        "2 windows built, from 2026-11-21 to 2026-11-22",
+    ]
+    with duckdb.connect(desk.data_dir / "analyst.duckdb", read_only=True) as copy:
+        assert copy.execute("select count(*) from metric.cost_per_mtok").fetchone() == (2,)
+
+
+def test_build_says_which_rule_is_broken_and_ends_with_3(built: Desk) -> None:
+    with open_warehouse(built.warehouse) as warehouse:
+        warehouse.execute("update validated.ingested_files set rows_read = rows_read + 1")
+    done = built.type("build", "2026-11-22")
+    assert done.exit_code == 3
+    assert "2026-11-22 breaks every_row_is_accounted_for: 8 rows. Rows of raw files that got lost" in done.stderr
+
+
+def test_build_refuses_fewer_minutes_unless_forced(built: Desk) -> None:
+    with open_warehouse(built.warehouse) as warehouse:
+        warehouse.execute("delete from validated.exchanges where scheduled_at = '2026-11-22T12:00:00Z'")
+    refused = built.type("build", "2026-11-22")
+    assert isinstance(refused.exception, WarehouseError)
+    assert built.type("build", "2026-11-22", "--force").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("days", "said"),
+    [
+        ("2026-11-23", "day 2026-11-23: expected a UTC day that is over, the last is 2026-11-22"),
+        ("2026-11-22..2026-11-23", "day 2026-11-23: expected a UTC day that is over"),
+        ("2026-11-22..2026-11-21", "expected the first day before the last"),
+        ("yesterday", "expected YYYY-MM-DD"),
+        ("2026-02-30", "expected YYYY-MM-DD"),
+    ],
+)
+def test_days_that_cannot_be_built_are_wrong_use(desk: Desk, days: str, said: str) -> None:
+    ended = desk.main("build", days)
+    assert ended.code == 2
+    assert re.fullmatch(rf"spotinference: .*{re.escape(said)}.*\n", ended.stderr)
+    assert not desk.warehouse.exists()
+
+
+def test_publish_prints_each_new_revision_and_the_number_last(built: Desk) -> None:
+    done = built.type("publish")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        "2026-11-21 r1 provisional, 1440.000000000000 USD per million tokens",
+        "2026-11-22 r1 provisional, 1440.000000000000 USD per million tokens",
+        "2026-11-22: provisional, 1440.000000000000 USD per million tokens",
+    ]
+    again = built.type("publish")
+    assert again.stdout.splitlines() == ["2026-11-22: provisional, 1440.000000000000 USD per million tokens"]
+
+
+def test_publish_takes_one_day(built: Desk) -> None:
+    assert built.type("publish", "2026-11-21").stdout.startswith("2026-11-21 r1 ")
+    assert not (built.published / "economics" / "days" / "2026-11-22").exists()
+
+
+def test_publish_of_a_withheld_day_ends_with_3(built: Desk) -> None:
+    done = built.type("publish", SPOTINFERENCE_MIN_SNAPSHOT_COVERAGE="0.95")
+    assert done.exit_code == 3
+    assert done.stdout.splitlines()[-1] == "2026-11-22: withheld, no figure"
+
+
+def test_publish_of_a_day_that_is_not_built_fails(built: Desk) -> None:
+    done = built.type("publish", "2026-11-20")
+    assert isinstance(done.exception, PublicationError)
+    ended = built.main("publish", "2026-11-20")
+    assert ended.code == 1
+    assert ended.stderr.startswith("spotinference: day 2026-11-20: expected its figures in metric.cost_per_mtok")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_publish_without_any_built_day_is_wrong_use(desk: Desk) -> None:
+    done = desk.type("publish")
+    assert isinstance(done.exception, SettingsError)
+    assert "run `spotinference build DAY..DAY` first" in str(done.exception)
+
+
+def test_verify_prints_what_was_checked(built: Desk) -> None:
+    built.type("publish")
+    done = built.type("verify", str(built.published))
+    assert done.exit_code == 0
+    assert re.fullmatch(
+        r"verified: \d+ files, 2 revisions, 2 days recomputed; 2026-11-22 \$1,440\.00 per million tokens\n", done.stdout
+    )
+
+
+def test_verify_of_a_changed_file_ends_with_3_and_names_it(built: Desk) -> None:
+    built.type("publish")
+    page = built.published / "economics" / "index.html"
+    page.write_text(page.read_text().replace("$1,440.00", "$1.00"))
+    done = built.type("verify", str(built.published))
+    assert done.exit_code == 3
+    assert re.fullmatch(r"not verified: economics/index\.html: expected the digest .*\n", done.stderr)
+
+
+def test_verify_of_an_empty_folder_ends_with_3(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["verify", str(tmp_path)])
+    assert done.exit_code == 3
+    assert "economics/manifest.json: expected an object, found none" in done.stderr
+
+
+def test_rebuild_gives_the_same_days_from_the_raw_files_alone(built: Desk) -> None:
+    built.type("publish")
+    before = {path: path.read_bytes() for path in built.published.rglob("*.json")}
+    with open_warehouse(built.warehouse) as warehouse:
+        warehouse.execute("update rollup.token_days set prompt_tokens = 1")
+    done = built.type("rebuild")
+    assert done.exit_code == 0
+    assert done.stdout == "8 files read, 2 days built\n"
+    built.type("publish", SPOTINFERENCE_NOW="2026-11-24T02:10:00Z")
+    assert {path: path.read_bytes() for path in built.published.rglob("*.json")} == before
+    assert sorted(path.name for path in built.data_dir.glob("*duckdb*")) == ["analyst.duckdb", "warehouse.duckdb"]
+
+
+def test_a_rebuild_that_was_cut_off_before_is_no_hindrance(built: Desk) -> None:
+    left = built.warehouse.with_suffix(".rebuilt")
+    left.write_bytes(b"half of a database")
+    assert built.type("rebuild").stdout == "8 files read, 2 days built\n"
+    assert not left.exists()
+
+
+def test_status_before_anything_was_done(tmp_path: Path) -> None:
+    done = Desk(tmp_path).type("status", "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout) == {
+        "files_read": 0,
+        "last_good_snapshot": None,
+        "last_request": None,
+        "quarantined": 0,
+        "last_built_day": None,
+        "files_waiting": 0,
+        "last_closed_day": "2026-11-22",
+        "published_day": None,
+        "published_status": None,
+        "usd_per_million_tokens": None,
+    }
+
+
+def test_status_tells_what_waits_what_was_built_and_what_is_published(desk: Desk) -> None:
+    assert json.loads(desk.type("status", "--json").stdout)["files_waiting"] == 8
+    desk.type("build", DAYS)
+    desk.type("publish")
+    facts = json.loads(desk.type("status", "--json").stdout)
+    assert facts["files_waiting"] == 0
+    assert facts["last_good_snapshot"] == "2026-11-23 00:00:00+00"
+    assert facts["last_request"] == "2026-11-22 06:30:00+00"
+    assert facts["last_built_day"] == facts["published_day"] == "2026-11-22"
+    assert facts["usd_per_million_tokens"] == "1440.000000000000"
+
+
+def test_status_for_people_has_a_line_for_each_fact(built: Desk) -> None:
+    lines = built.type("status").stdout.splitlines()
+    assert len(lines) == 10
+    assert "last built day          2026-11-22" in lines
+    assert "published day           –" in lines
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Answers every path on loopback with one status and an empty object."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Refuses(Answers):
+    status = 401
+
+
+@pytest.mark.parametrize(("handler", "code", "failed"), [(Answers, 0, "0 failed"), (Refuses, 3, "7 failed")])
+def test_a_snapshot_lands_a_file_and_says_how_many_answers_failed(
+    tmp_path: Path, handler: type[Answers], code: int, failed: str
+) -> None:
+    desk = Desk(tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        key = {"SPOTINFERENCE_HYPERSTACK_URL": url, "SPOTINFERENCE_HYPERSTACK_API_KEY": "not-a-real-key"}
+        done = desk.type("snapshot", **key)
+        server.shutdown()
+        thread.join()
+    assert done.exit_code == code
+    (landed,) = (tmp_path / "raw" / "hyperstack").rglob("*.jsonl")
+    assert done.stdout == f"{landed}: 7 answers, {failed}\n"
+    assert "not-a-real-key" not in landed.read_text() + done.stdout
+
+
+def test_a_missing_key_is_wrong_use(tmp_path: Path) -> None:
+    ended = Desk(tmp_path).main("snapshot")
+    assert ended.code == 2
+    assert ended.stderr.startswith("spotinference: SPOTINFERENCE_HYPERSTACK_API_KEY: expected a key, found none")
+
+
+@pytest.mark.parametrize("arguments", [["bogus"], ["build"], ["publish", "--bogus"], []])
+def test_wrong_use_ends_with_2(desk: Desk, arguments: list[str]) -> None:
+    assert desk.main(*arguments).code == 2
+
+
+def test_help_names_every_command_and_ends_with_0(desk: Desk) -> None:
+    ended = desk.main("--help")
+    assert ended.code == 0
+    for command in ("snapshot", "ingest", "build", "publish", "verify", "rebuild", "status"):
+        assert command in ended.stdout
+
+
+def test_a_gate_ends_the_program_with_3(tmp_path: Path) -> None:
+    assert Desk(tmp_path).main("verify", str(tmp_path)).code == 3
+
+
+def test_the_installed_program_ends_with_0_1_2_and_3_and_says_why_in_one_line(desk: Desk) -> None:
+    done = desk.run("build", DAYS)
+    assert (done.code, done.stderr) == (0, "")
+
+    failed = desk.run("publish", "2026-11-20")
+    assert failed.code == 1
+    assert re.fullmatch(r"spotinference: day 2026-11-20: expected its figures .*\n", failed.stderr)
+
+    wrong = desk.run("build", "tomorrow")
+    assert wrong.code == 2
+    assert re.fullmatch(r"spotinference: day 'tomorrow': expected .*\n", wrong.stderr)
+
+    wrong = desk.run("status", SPOTINFERENCE_PUBLISH_INPUTS="everything")
+    assert wrong.code == 2
+    assert re.fullmatch(r"spotinference: SPOTINFERENCE_PUBLISH_INPUTS: .*found 'everything'.*\n", wrong.stderr)
+
+    gate = desk.run("verify", str(desk.data_dir))
+    assert gate.code == 3
+    assert re.fullmatch(r"not verified: .*manifest\.json: expected an object, found none\n", gate.stderr)
+
+
+def test_a_damaged_warehouse_fails_with_what_to_do(desk: Desk) -> None:
+    desk.warehouse.write_bytes(b"this is no database" * 1000)
+    ended = desk.main("status")
+    assert ended.code == 1
+    assert re.fullmatch(r"spotinference: warehouse .* cannot be opened .*; delete it and run .*\n", ended.stderr)

@@ -1,0 +1,100 @@
+"""The documentation, kept true: commands, options, settings and tables that it names are there."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from spotinference_proxy.settings import Settings as ProxySettings
+
+from spotinference_pipeline import cli
+from spotinference_pipeline.settings import PREFIX, Settings
+from spotinference_pipeline.warehouse import SQL_DIR
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT_EXAMPLE = ROOT / ".env.example"
+DOCUMENTS = sorted(
+    path for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] if path.is_file() and path.read_text().strip()
+)
+COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+SETTINGS = {PREFIX + name.upper() for name in Settings.model_fields}
+PROXY_SETTINGS = {
+    PREFIX + (name if name == "now" else f"proxy_{name}").upper()
+    for name in (field.name for field in dataclasses.fields(ProxySettings))
+}
+
+
+def code(text: str) -> Iterator[str]:
+    """Give the lines of fenced and indented blocks and what stands between backticks."""
+    for fenced in re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        yield from fenced.splitlines()
+    outside = re.sub(r"^```\w*\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    yield from re.findall(r"^(?: {4}|\t)(.*)$", outside, flags=re.MULTILINE)
+    yield from re.findall(r"`([^`\n]+)`", outside)
+
+
+def commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Give each command of the pipeline that the text shows, and its options."""
+    for line in code(text):
+        shown = line.partition(" #")[0]
+        for command, rest in re.findall(r"(?:^|[\s/$|&;(])spotinference +([a-z-]+)([^|&;)]*)", shown):
+            yield command, re.findall(r"(?<!\S)--[a-z-]+", rest)
+
+
+def options(command: str) -> set[str]:
+    return {option for parameter in COMMANDS[command].params for option in parameter.opts} | {"--help"}
+
+
+def test_the_finder_sees_commands_in_code_and_not_in_prose() -> None:
+    text = "spotinference is good. `spotinference build D --force`, `x`\n\n"
+    text += "    $ spotinference status --json  # spotinference nothing\n"
+    text += "```sh\n.venv/bin/spotinference verify URL | spotinference-proxy key new\n```\n"
+    assert sorted(commands(text)) == [("build", ["--force"]), ("status", ["--json"]), ("verify", [])]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_that_a_document_shows_exists_with_its_options(document: Path) -> None:
+    for command, shown in commands(document.read_text()):
+        assert command in COMMANDS, f"{document.name} shows `spotinference {command}`, which is no command"
+        assert set(shown) <= options(command), f"{document.name} shows {shown} for `spotinference {command}`"
+
+
+def test_the_readme_shows_every_command_for_operators() -> None:
+    readme = (ROOT / "README.md").read_text()
+    if not readme.strip():
+        pytest.skip("README.md is not written yet")
+    shown = {command for command, _ in commands(readme)}
+    assert {"build", "publish", "verify", "status"} <= shown
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, ENVIRONMENT_EXAMPLE], ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_setting_that_a_document_names_exists(document: Path) -> None:
+    text = document.read_text() if document.is_file() else ""
+    named = set(re.findall(rf"\b{PREFIX}[A-Z0-9_]*[A-Z0-9]\b", text))
+    known = SETTINGS | PROXY_SETTINGS | {f"{PREFIX}CONFIG"}
+    assert named <= known, f"{document.name} names settings that nothing reads"
+
+
+def test_every_setting_of_the_pipeline_is_in_the_example() -> None:
+    text = ENVIRONMENT_EXAMPLE.read_text() if ENVIRONMENT_EXAMPLE.is_file() else ""
+    if not text.strip():
+        pytest.skip(".env.example is not written yet")
+    assert set(re.findall(rf"\b{PREFIX}[A-Z0-9_]*[A-Z0-9]\b", text)) >= SETTINGS
+
+
+def test_every_table_of_the_schema_has_a_comment() -> None:
+    lines = (SQL_DIR / "schema.sql").read_text().splitlines()
+    tables = [place for place, line in enumerate(lines) if line.startswith("create table")]
+    assert len(tables) > 20
+    for place in tables:
+        assert lines[place - 1].startswith("-- "), f"{lines[place]} has no comment"
+        assert lines[place - 1].endswith("."), f"{lines[place]}: the comment is no sentence"
+
+
+def test_every_command_says_what_it_does_in_a_sentence() -> None:
+    for name, command in COMMANDS.items():
+        assert command.help, name
+        assert command.help.strip().endswith("."), name

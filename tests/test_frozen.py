@@ -1,0 +1,129 @@
+"""What may not change by accident: the SQL of the method, and the format of what is published.
+
+The golden files under `tests/golden/publication/` are what version 1 of the format looks like. Names and meanings stay
+for good: a member may be added, never moved, renamed or given another meaning.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spotinference_pipeline import publication, revision
+from spotinference_pipeline.settings import Settings
+from spotinference_pipeline.storage import Storage
+from spotinference_pipeline.warehouse import Warehouse, read_sql
+
+GOLDEN = Path(__file__).parent / "golden" / "publication"
+METHOD_VERSION = 1
+METHOD_SQL = {
+    "metric.cost_parts": "0b6797985e2296cbcc73dd595df08c5bb9bd4d300337335af764a6a70f0a3c1c",
+    "metric.cost_per_mtok": "9d1359a3e3447628a2a90b2bdaf048f792c049b5c12a152e443caa5534b17492",
+    "metric.figures": "ba58646e20a4ab29386de68637b7786a8de881a1b46ffc96e47825df9c5ca250",
+    "metric.inputs": "936eefe7ec528db1449050af3398ff4faacc46512adcc4c261e813bf548a540f",
+    "metric.paid": "b35e322a05f45413e1a557b82c68558fba3c7db7398515d69622dce8e9fb045c",
+    "metric.served": "bab7da2f34c2360125a70626cb9fdc86fb31dc11ca2a953989678b7bd8bc3f91",
+    "rollup.snapshot_days": "a0133ee50a3f322e784200c978ad0e68b74a6e65c2da2f750364cb139ffc2581",
+    "rollup.token_days": "92eaf389ddc3c8d05d02c52610d4317325ddf348c4e005553ae799018fb58e11",
+}
+
+
+@pytest.mark.parametrize("table", METHOD_SQL)
+def test_the_sql_of_the_method_is_that_of_its_version(table: str) -> None:
+    found = hashlib.sha256(read_sql(table).encode()).hexdigest()
+    assert (revision.METHOD_VERSION, found) == (METHOD_VERSION, METHOD_SQL[table]), (
+        f"sql/{table.replace('.', '/')}.sql is not the one of method version {METHOD_VERSION}. If a number can come "
+        "out otherwise: raise METHOD_VERSION in spotinference_pipeline/revision.py and here, pin the new digests, and "
+        "say in CHANGELOG.md and docs/method.md what it was, what it is and which days move. If only its look changed "
+        "(comment, layout): pin the new digest. Where paid.sql or served.sql moved, either way, every published day "
+        "gets a revision with the reason method_change."
+    )
+
+
+@pytest.fixture
+def published(
+    scratch: Warehouse,
+    fill_week: Callable[..., None],
+    add_late_tokens: Callable[..., None],
+    settings_in: Callable[..., Settings],
+    tmp_path: Path,
+) -> Storage:
+    target = Storage(str(tmp_path / "public"))
+    fill_week(scratch, days=2)
+    publication.publish(scratch, target, settings_in())
+    add_late_tokens(scratch)
+    publication.publish(scratch, target, settings_in(now="2026-11-24T02:10:00Z"))
+    return target
+
+
+def shape(document: Any) -> Any:
+    """Give names in their order and kinds of values, without the values."""
+    if isinstance(document, dict):
+        return [[name, shape(member)] for name, member in document.items()]
+    if isinstance(document, list):
+        return [shape(document[0])] if document else []
+    return type(document).__name__
+
+
+def without_versions(document: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what moves with the code and its words, not with the data."""
+    kept = {name: member for name, member in document.items() if name not in ("provenance", "caveats")}
+    digests = {"inputs_sha256": document["provenance"]["inputs_sha256"]} if "provenance" in document else {}
+    return kept | digests
+
+
+@pytest.mark.parametrize("name", ["latest.json", "history.json", "days/2026-11-22/r1.json"])
+def test_a_published_document_is_the_golden_one(published: Storage, name: str) -> None:
+    found = json.loads(published.read(f"economics/{name}"))
+    golden = json.loads((GOLDEN / name.replace("/", ".")).read_text())
+    assert shape(found) == shape(golden), f"{name}: members were added, moved, renamed or given another kind"
+    assert without_versions(found) == without_versions(golden), f"{name}: the same data gave other figures"
+
+
+def test_published_inputs_are_the_golden_ones_byte_for_byte(published: Storage) -> None:
+    found = published.read("economics/inputs/2026-11-22.csv")
+    assert found == (GOLDEN / "inputs.2026-11-22.csv").read_bytes()
+
+
+def test_the_members_of_a_day_are_in_the_order_of_the_contract(published: Storage) -> None:
+    assert list(json.loads(published.read("economics/latest.json"))) == [
+        "schema_version",
+        "day",
+        "window",
+        "revision",
+        "reason",
+        "status",
+        "status_reason",
+        "published_at",
+        "usd_per_million_tokens",
+        "display",
+        "bounds",
+        "paid_usd",
+        "served_tokens",
+        "requests",
+        "tokens",
+        "usd_per_million_by_part",
+        "by_model",
+        "figures",
+        "coverage",
+        "reconciliation",
+        "compared_with",
+        "caveats",
+        "previous",
+        "provenance",
+    ]
+
+
+def test_the_members_of_the_other_documents_are_in_their_order(published: Storage) -> None:
+    line, *_ = published.read("economics/revisions.jsonl").splitlines()
+    assert list(json.loads(line)) == ["seq", "day", "revision", "reason", "file", "sha256", "prev", "published_at"]
+    assert list(json.loads(published.read("economics/manifest.json"))) == ["schema_version", "files"]
+    assert list(json.loads(published.read("economics/method/method.json"))) == [
+        "schema_version",
+        "method_version",
+        "paid_sql_sha256",
+        "served_sql_sha256",
+    ]

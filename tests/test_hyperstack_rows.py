@@ -1,0 +1,211 @@
+"""From exchanges to rows: names, units, rounding, and what cannot be a row."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from spotinference_pipeline import answers, contracts
+from spotinference_pipeline.batch import Batch
+from spotinference_pipeline.hyperstack_rows import EXCHANGE_SCHEMA, add_exchange, status_of_event
+from spotinference_pipeline.raw import Exchange
+
+EVENTS = answers.VM_EVENTS.format(vm_id=700123)
+WINDOW = {"start_date": "2026-11-21T00:00:00", "end_date": "2026-11-22T00:00:00"}
+
+
+def rows_of(exchange: Exchange) -> tuple[Batch, dict[str, Any]]:
+    """The batch after one exchange, and the exchange's own row."""
+    batch = Batch()
+    row = add_exchange(batch, exchange, "file", 1)
+    return batch, dict(zip(EXCHANGE_SCHEMA, row, strict=True))
+
+
+def only(batch: Batch, table: str) -> dict[str, Any]:
+    (row,) = batch.rows[table]
+    return dict(zip(contracts.polars_schema(table), row, strict=True))
+
+
+def test_a_counter_is_read_at_nano_dollars_and_its_rate_is_not(words: Any) -> None:
+    usage = words.usage("0.0116129033333330001", bill_per_minute=Decimal("0.000193548388888"), name="né")
+    batch, own = rows_of(words.exchange(answers.USAGE, words.usages(usage), query={"deleted": "false"}))
+    row = only(batch, "validated.billing_snapshots")
+    assert row["total_bill_usd"] == Decimal("0.011612903")
+    assert row["rate_usd_per_minute"] == Decimal("0.000193548388888")
+    assert row["observed_at"] == words.at("10:00:00.5")
+    assert row["created_at"] == words.at("09:00")
+    assert (row["resource_name"], row["terminated_at"], row["is_active"]) == ("né", None, True)
+    assert (own["is_good"], own["items"], own["query"], own["problem"]) == (True, 1, "deleted=false", None)
+
+
+def test_rounding_is_half_to_even(words: Any) -> None:
+    usages = words.usages(words.usage("0.0000000005"), words.usage("0.0000000015"))
+    batch, _ = rows_of(words.exchange(answers.USAGE, usages))
+    assert [row[7] for row in batch.rows["validated.billing_snapshots"]] == [Decimal(0), Decimal("2e-9")]
+
+
+def test_an_ended_resource_has_its_end_and_no_rate(words: Any) -> None:
+    usage = words.usage(active=False, bill_per_minute=None, terminate_time="2026-11-22T10:30:00+00:00")
+    row = only(rows_of(words.exchange(answers.USAGE, words.usages(usage)))[0], "validated.billing_snapshots")
+    assert row["terminated_at"] == words.at("10:30")
+    assert row["rate_usd_per_minute"] is None
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ({"floating_ip": "203.0.113.10", "floating_ip_status": "ATTACHED"}, True),
+        ({"floating_ip": "203.0.113.10"}, True),
+        ({"floating_ip": "203.0.113.10", "floating_ip_status": "DETACHING"}, False),
+        ({"floating_ip": None}, False),
+    ],
+)
+def test_a_machine_has_a_public_address_while_one_is_attached(words: Any, address: Any, shown: bool) -> None:
+    fleet = words.fleet(words.machine(7, "SHUTOFF", **address))
+    row = only(rows_of(words.exchange(answers.VIRTUAL_MACHINES, fleet))[0], "validated.vm_states")
+    assert (row["vm_id"], row["vm_status"], row["source"]) == (7, "SHUTOFF", "fleet")
+    assert row["has_public_ip"] is shown
+    assert (row["gpu_name"], row["gpu_count"]) == ("H100-80G-SXM5", 8)
+
+
+def test_a_machine_without_gpu_has_none_and_not_an_empty_one(words: Any) -> None:
+    fleet = words.fleet(words.machine(flavor={"gpu": "", "gpu_count": 0}))
+    row = only(rows_of(words.exchange(answers.VIRTUAL_MACHINES, fleet))[0], "validated.vm_states")
+    assert row["gpu_name"] is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        ("InstanceCreationRequest", "CREATING"),
+        ("InstanceCreationSuccess", "ACTIVE"),
+        ("InstanceStartSuccess", "ACTIVE"),
+        ("InstanceStopSuccess", "SHUTOFF"),
+        ("HibernateInstanceSuccess", "HIBERNATED"),
+        ("HibernateInstanceFailed", "ACTIVE"),
+        ("RestoreHibernationInstanceSuccess", "ACTIVE"),
+        ("InstanceDeleteSuccess", "DELETED"),
+        ("AttachVolumeSuccess", None),
+        ("InstanceStart", None),
+        ("InstanceStartSuccessAgain", None),
+        ("", None),
+    ],
+)
+def test_an_event_tells_the_status_that_follows(words: Any, reason: str, status: str | None) -> None:
+    assert status_of_event(reason) == status
+    exchange = words.exchange(EVENTS, words.events(("2026-11-22T09:59:58", reason)))
+    row = only(rows_of(exchange)[0], "validated.vm_states")
+    assert (row["vm_status"], row["reason"], row["source"]) == (status, reason, "event")
+    assert row["observed_at"] == words.at("09:59:58")
+
+
+def test_prices_keep_both_values_and_a_missing_list_price_is_unknown(words: Any) -> None:
+    content = b'[{"name":"PublicIP","value":"0.00672043","original_value":"0.01"},{"name":"RAM","value":"0E-9"}]'
+    batch, _ = rows_of(words.exchange(answers.PRICE_BOOK, content))
+    assert [row[1:4] for row in batch.rows["validated.prices"]] == [
+        ("PublicIP", Decimal("0.00672043"), Decimal("0.01")),
+        ("RAM", Decimal(0), None),
+    ]
+
+
+def test_the_balance_is_a_row(words: Any) -> None:
+    batch, _ = rows_of(words.exchange(answers.CREDIT, b'{"status":true,"data":{"credit":-1.0000000004}}'))
+    assert only(batch, "validated.credit_balances")["balance_usd"] == Decimal("-1.0")
+
+
+def test_a_history_row_gives_a_row_for_each_amount_of_money(words: Any) -> None:
+    content = (
+        b'{"status":true,"billing_history":{"billing_history":[{"attributes":{"id":"x"},"metrics":'
+        b'{"incurred_bill":462.4402151386667,"vm_cost":-0.000161290333,"bucket_cost":null,"usage_time":86400}}]}}'
+    )
+    batch, own = rows_of(words.exchange(answers.HISTORY, content, query=WINDOW))
+    assert [row[1:7] for row in batch.rows["validated.billing_history"]] == [
+        (words.at("2026-11-21T00:00"), words.at("2026-11-22T00:00"), "organisation", None, figure, Decimal(amount))
+        for figure, amount in (("incurred_bill", "462.4402151386667"), ("vm_cost", "-0.000161290333"))
+    ]
+    assert own["items"] == 1
+
+
+@pytest.mark.parametrize("path", ["virtual-machine", "virtual-machine/700123", "virtual-machine/700123/graph"])
+def test_a_history_of_resources_says_of_which_type(words: Any, path: str) -> None:
+    exchange = words.exchange(f"{answers.HISTORY}/{path}", words.history((700123, "1.5")), query=WINDOW)
+    row = only(rows_of(exchange)[0], "validated.billing_history")
+    assert (row["resource_type"], row["resource_id"]) == ("virtual-machine", 700123)
+
+
+def test_an_exchange_that_failed_is_a_row_with_its_problem(words: Any) -> None:
+    _, refused = rows_of(words.exchange(answers.USAGE, b"<html>", status=502))
+    assert (refused["http_status"], refused["is_good"], refused["problem"]) == (502, False, "status 502")
+    batch, silent = rows_of(words.exchange(answers.USAGE, None, error="no answer: ReadTimeout"))
+    assert (silent["http_status"], silent["is_good"], silent["problem"]) == (None, False, "no answer: ReadTimeout")
+    assert batch.tallies["file"].accepted == 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"status": 200, "body": None, "sha256": None}, {"sha256": "0" * 64, "body": "{}"}], ids=range(3)
+)
+def test_F043_a_body_that_cannot_be_read_is_quarantined_and_the_exchange_is_not_good(
+    words: Any, changes: dict[str, Any]
+) -> None:
+    batch, own = rows_of(words.exchange(answers.USAGE, b'{"status":true,"data":[', **changes))
+    assert own["is_good"] is False
+    assert own["items"] is None
+    assert batch.quarantine[0][2:4] == ("body", "validated.exchanges")
+    assert batch.quarantine[0][4] == own["problem"]
+
+
+BAD_AMOUNTS = ['"NaN"', '"sNaN"', '"-Infinity"', "1e999", "-1e999", "99999999999999999999999999999"]
+
+
+@pytest.mark.parametrize("amount", BAD_AMOUNTS)
+def test_F044_money_out_of_range_is_quarantined_wherever_it_is(words: Any, amount: str) -> None:
+    def put(content: bytes) -> bytes:
+        assert content.count(b"777") == 1
+        return content.replace(b"777", amount.encode())
+
+    for endpoint, content in (
+        (answers.USAGE, put(words.usages(words.usage("777")))),
+        (answers.USAGE, put(words.usages(words.usage(bill_per_minute=777)))),
+        (answers.PRICE_BOOK, put(b'[{"name":"RAM","value":777}]')),
+        (answers.PRICE_BOOK, put(b'[{"name":"RAM","value":1,"original_value":777}]')),
+        (answers.CREDIT, put(b'{"status":true,"data":{"credit":777}}')),
+        (f"{answers.HISTORY}/volume", put(words.history((1, "777")))),
+    ):
+        batch, own = rows_of(words.exchange(endpoint, content, query=WINDOW))
+        assert not batch.rows, endpoint
+        assert batch.quarantine[0][2] == "item 0"
+        assert "out of range" in batch.quarantine[0][4]
+        assert own["is_good"], "the answer as a whole was read"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {},
+        {"start_date": "2026-11-22T00:00:00"},
+        {"start_date": "now", "end_date": "later"},
+        {"start_date": "2026-11-22T00:00:00", "end_date": "2026-11-21T00:00:00"},
+        {"start_date": "0001-01-01T00:00:00+14:00", "end_date": "2026-11-21T00:00:00"},
+    ],
+    ids=str,
+)
+def test_a_history_of_no_window_is_quarantined(words: Any, query: dict[str, str]) -> None:
+    batch, _ = rows_of(words.exchange(f"{answers.HISTORY}/volume", words.history((1, "1")), query=query))
+    assert not batch.rows
+    assert batch.quarantine[0][3] == "validated.billing_history"
+
+
+def test_an_instant_beyond_the_calendar_breaks_the_contract_and_nothing_else(words: Any) -> None:
+    usage = words.usage(create_time="0001-01-01T00:00:00+14:00")
+    batch, _ = rows_of(words.exchange(answers.USAGE, words.usages(usage, words.usage(resource_id=2))))
+    assert batch.frame("validated.billing_snapshots")["resource_id"].to_list() == [2]
+    assert "created_at" in batch.quarantine[0][4]
+
+
+def test_F045_an_item_without_a_field_is_quarantined_with_its_bytes(words: Any) -> None:
+    item = words.usage(name="canary")
+    del item["total_bill"]
+    batch, _ = rows_of(words.exchange(answers.USAGE, words.usages(words.usage(), item)))
+    assert len(batch.rows["validated.billing_snapshots"]) == 1
+    assert batch.quarantine[0][1:3] == (1, "item 1")
+    assert "canary" in batch.quarantine[0][5]

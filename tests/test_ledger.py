@@ -1,0 +1,445 @@
+"""From observations to what each resource cost on one UTC day, and what for."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from spotinference_pipeline import checks, ledger
+from spotinference_pipeline.ledger import Reading
+
+Open = Callable[[], AbstractContextManager[Any]]
+DAY = date(2026, 11, 22)
+EVE, MORROW = "2026-11-21", "2026-11-23"
+VM = ("vm", 1)
+
+
+def usd(**amounts: str) -> dict[str, Decimal]:
+    return {kind: Decimal(amount) for kind, amount in amounts.items()}
+
+
+def assert_adds_up(books: Any) -> None:
+    for finding in checks.run(books.warehouse, DAY, ["kinds_add_up_to_the_counter", "only_credits_are_negative"]):
+        assert finding.passed, finding.broken
+
+
+def test_a_day_costs_what_its_counter_moved_by(books: Any) -> None:
+    """At $0.06 a minute: from midnight to midnight $86.40, all of it idle."""
+    books.reading(f"{EVE}T23:59", "10.00")
+    books.reading("00:00", "10.06")
+    books.reading("12:00", "53.26")
+    books.reading(f"{MORROW}T00:00", "96.46")
+    books.fleet(f"{EVE}T23:59")
+    assert books.build() == {VM: usd(idle="86.4")}
+    row = books.resource()
+    assert (row["cost_usd"], row["edge_usd"], row["readings"]) == (Decimal("86.4"), 0, 2)
+    assert (row["resource_name"], row["is_excluded"]) == ("otter", False)
+    assert_adds_up(books)
+
+
+def test_the_first_sight_of_a_resource_counts_from_its_creation(books: Any) -> None:
+    """Created at 06:00 and first seen at 06:10, when $0.60 were due already."""
+    books.reading("06:10", "0.60", created="2026-11-22T06:00")
+    books.reading("06:20", "1.20", created="2026-11-22T06:00")
+    books.fleet("06:10")
+    assert books.build() == {VM: usd(idle="1.2")}
+
+
+def test_a_creation_before_the_day_leaves_its_cost_in_its_own_day(books: Any) -> None:
+    """Created at 18:00 the day before and first seen at 06:00: half of the $43.20 belongs to each day."""
+    for at, total in (("06:00", "43.2"), ("07:00", "46.8")):
+        books.reading(at, total, created=f"{EVE}T18:00")
+    assert books.build(DAY - timedelta(days=1)) == {VM: usd(idle="21.6")}
+    assert books.build() == {VM: usd(idle="25.2")}
+    assert books.resource()["edge_usd"] == Decimal("21.6"), "the rate says on which side of midnight, no reading does"
+
+
+def test_an_ended_resource_has_its_final_counter_at_its_end(books: Any) -> None:
+    books.reading("06:00", "1.00", created="2026-11-22T05:00")
+    books.reading("06:20", "1.30", None, created="2026-11-22T05:00", ended="06:05")
+    books.fleet("06:00")
+    assert books.build() == {VM: usd(idle="1.3")}
+    assert books.vm()["alive_seconds"] == 65 * 60
+
+
+def test_a_resource_that_came_and_went_between_two_snapshots_costs_its_counter(books: Any) -> None:
+    books.reading("06:20", "0.30", None, created="2026-11-22T06:00", ended="06:05", resource=("bucket", 9))
+    assert books.build() == {("bucket", 9): usd(storage="0.3")}
+
+
+def test_a_final_counter_that_was_corrected_counts_as_corrected(books: Any) -> None:
+    books.reading("06:00", "1.00", created="2026-11-22T05:00")
+    for at, total in (("06:45", "1.25"), ("06:15", "1.30"), ("06:30", "1.40")):
+        books.reading(at, total, None, created="2026-11-22T05:00", ended="06:05")
+    assert books.build() == {VM: usd(idle="1.25")}
+
+
+def test_a_resource_that_ended_before_the_day_is_not_in_it(books: Any) -> None:
+    books.reading(f"{EVE}T10:00", "1.00")
+    books.reading("06:15", "2.00", None, ended=f"{EVE}T11:00")
+    assert books.build() == {}
+    assert books.warehouse.query("from rollup.resource_days").is_empty()
+
+
+def test_a_resource_of_tomorrow_is_not_in_the_day(books: Any) -> None:
+    books.reading(f"{MORROW}T01:00", "1.00", created=f"{MORROW}T00:30")
+    assert books.build() == {}
+
+
+def test_F052_an_id_that_is_created_anew_is_another_life(books: Any) -> None:
+    """The old one cost $5 until 06:00; the new one starts from zero and is no credit."""
+    books.reading("05:00", "4.00", created=f"{EVE}T12:00")
+    books.reading("00:00", "1.00", created=f"{EVE}T12:00")
+    books.reading("06:15", "5.00", None, created=f"{EVE}T12:00", ended="06:00")
+    books.reading("07:00", "0.50", created="2026-11-22T06:30")
+    books.reading("08:00", "1.50", created="2026-11-22T06:30")
+    assert books.build() == {VM: usd(idle="5.5")}
+    assert books.resource()["readings"] == 5
+    assert_adds_up(books)
+
+
+def test_F054_a_falling_counter_is_a_credit_of_its_own_and_never_clamped(books: Any) -> None:
+    """An hour at $0.06 a minute earns $3.60; the counter shows $1.00 less, so $4.60 were credited."""
+    books.reading("00:00", "10.00")
+    books.reading("01:00", "13.60")
+    books.reading("02:00", "12.60")
+    books.reading("03:00", "16.20")
+    books.fleet("00:00")
+    assert books.build() == {VM: usd(idle="10.8", credit="-4.6")}
+    assert books.resource()["cost_usd"] == Decimal("6.2")
+    assert_adds_up(books)
+
+
+def test_F054_a_credit_over_midnight_is_booked_on_the_day_on_which_it_was_seen(books: Any) -> None:
+    books.reading(f"{EVE}T23:00", "10.00", resource=("volume", 2))
+    books.reading("01:00", "9.00", resource=("volume", 2))
+    eve, day = books.build(DAY - timedelta(days=1)), books.build()
+    assert eve == {("volume", 2): usd(storage="3.6")}
+    assert day == {("volume", 2): usd(storage="3.6", credit="-8.2")}
+
+
+def test_an_excluded_resource_costs_nothing_and_stays_visible(books: Any) -> None:
+    books.reading("00:00", "10.00", excluded=True)
+    books.reading("12:00", "50.00", excluded=True)
+    assert books.build() == {}
+    row = books.resource()
+    assert (row["cost_usd"], row["is_excluded"], row["readings"]) == (0, True, 2)
+
+
+def test_the_same_number_names_a_machine_and_a_volume(books: Any) -> None:
+    for at, machine, volume in (("00:00", "10.00", "1.00"), ("01:00", "13.60", "1.50")):
+        books.reading(at, machine)
+        books.reading(at, volume, "0.0083", resource=("volume", 1))
+    books.fleet("00:00")
+    assert books.build() == {VM: usd(idle="3.6"), ("volume", 1): usd(storage="0.5")}
+
+
+@pytest.mark.parametrize(
+    ("resource_type", "kind"),
+    [("volume", "storage"), ("snapshot", "storage"), ("bucket", "storage"), ("cluster", "other"), ("vm", "idle")],
+)
+def test_without_states_a_resource_has_the_kind_of_its_type(books: Any, resource_type: str, kind: str) -> None:
+    for at, total in (("00:00", "1.00"), ("01:00", "1.50")):
+        books.reading(at, total, resource=(resource_type, 5))
+    assert books.build() == {(resource_type, 5): usd(**{kind: "0.5"})}
+
+
+def test_a_pair_over_midnight_is_split_by_the_rate_and_reported_as_edge(books: Any) -> None:
+    """23:30 to 00:30 moved by $3.60: half on either side, and the same at the other end."""
+    for at, total in ((f"{EVE}T23:30", "1.00"), ("00:30", "4.60"), ("23:30", "87.40"), (f"{MORROW}T00:30", "91.00")):
+        books.reading(at, total)
+    assert books.build() == {VM: usd(idle="86.4")}
+    assert books.resource()["edge_usd"] == Decimal("3.6")
+
+
+def test_a_rate_that_changes_over_midnight_weighs_both_sides(books: Any) -> None:
+    """Hibernated at midnight: $0.06 a minute before it, nothing after it."""
+    books.reading(f"{EVE}T23:30", "1.00")
+    books.reading("00:30", "2.80", "0")
+    books.fleet(f"{EVE}T23:30")
+    books.event("00:00", "HibernateInstanceSuccess")
+    books.fleet("00:30", "HIBERNATED")
+    assert books.build(DAY - timedelta(days=1)) == {VM: usd(idle="1.8")}
+    assert books.build() == {}
+
+
+def test_F053_a_price_that_changes_inside_a_gap_is_found_by_the_counter(books: Any) -> None:
+    """22:00 to 02:00 at $0.06, then $0.12: $21.60 says that it changed at 00:00 sharp."""
+    books.reading(f"{EVE}T22:00", "1.00", "0.06")
+    books.reading("02:00", "22.60", "0.12")
+    books.fleet(f"{EVE}T22:00")
+    books.fleet("02:00")
+    assert books.build(DAY - timedelta(days=1)) == {VM: usd(idle="7.2")}
+    assert books.build() == {VM: usd(idle="14.4")}
+
+
+# What the money was spent on
+
+
+@pytest.fixture
+def hour(books: Any) -> Any:
+    """An hour of a machine at $0.06 a minute, seen ACTIVE from its beginning to its end."""
+    books.reading("10:00", "100.00")
+    books.reading("11:00", "103.60")
+    books.fleet("10:00")
+    books.fleet("11:00")
+    return books
+
+
+def test_busy_is_the_union_of_the_requests_in_flight(hour: Any) -> None:
+    """10:00 to 10:20 with overlaps, and 10:50 to 10:55: 25 minutes."""
+    for start, end in (("10:00", "10:15"), ("10:05", "10:20"), ("10:06", "10:07"), ("10:50", "10:55")):
+        hour.request(start, end)
+    hour.request("10:30", "10:40", vm_id=2)
+    assert hour.build() == {VM: usd(busy="1.5", idle="2.1")}
+    row = hour.vm()
+    assert (row["active_seconds"], row["busy_seconds"], row["alive_seconds"]) == (3600, 1500, 3600)
+    assert row["gpu_count"] == 8
+
+
+def test_a_wake_is_cold_until_the_first_healthy_probe(books: Any) -> None:
+    """Parked for 10 minutes at $0.01, then ACTIVE at $0.06 a minute: cold for 15 minutes, idle for 35."""
+    books.reading("10:00", "1.00", "0.01")
+    books.reading("11:00", "4.10", "0.06")
+    books.fleet("10:00", "HIBERNATED")
+    books.event("10:10", "RestoreHibernationInstanceSuccess")
+    for at, ready in (("10:11", False), ("10:25", True), ("10:26", True)):
+        books.probe(at, ready)
+    assert books.build() == {VM: usd(parked="0.1", cold_start="0.9", idle="2.1")}
+    row = books.vm()
+    assert (row["wakes"], row["failed_wakes"], row["cold_start_seconds"]) == (1, 0, 900)
+
+
+def woken(books: Any, *, probes: Mapping[str, bool] | None = None, first_byte: str | None = None) -> dict[str, Any]:
+    """A machine created at 10:00 and ACTIVE until 11:00; what the hour cost, by kind."""
+    for at, total in (("10:01", "0.06"), ("11:00", "3.60"), ("12:00", "3.60")):
+        books.reading(at, total, "0" if at == "12:00" else "0.06", created="2026-11-22T10:00")
+    books.event("09:59", "InstanceCreationRequest")
+    books.event("10:00", "InstanceCreationSuccess")
+    books.event("11:00", "InstanceStopSuccess")
+    for at, ready in (probes or {}).items():
+        books.probe(at, ready)
+    if first_byte is not None:
+        books.request("10:10", "10:40", first_byte)
+    return books.build()[VM]
+
+
+def test_without_a_healthy_probe_it_is_cold_until_the_first_byte(books: Any) -> None:
+    """Busy comes first: 10:10 to 10:40 is a request in flight, of which 20 minutes would have been cold."""
+    assert woken(books, probes={"10:05": False}, first_byte="10:30") == usd(busy="1.8", cold_start="0.6", idle="1.2")
+
+
+def test_a_failed_wake_is_cold_as_a_whole(books: Any) -> None:
+    assert woken(books, probes={"10:05": False, "10:50": False}) == usd(cold_start="3.6")
+    row = books.vm()
+    assert (row["wakes"], row["failed_wakes"], row["cold_start_seconds"]) == (1, 1, 3600)
+
+
+def test_a_machine_that_serves_no_model_is_never_cold(books: Any) -> None:
+    assert woken(books) == usd(idle="3.6")
+    assert books.vm()["wakes"] == 0
+
+
+def test_what_bills_while_it_is_not_active_is_parked(books: Any) -> None:
+    books.reading("10:00", "1.00", "0.01")
+    books.reading("11:00", "1.60", "0.01")
+    books.fleet("10:00", "HIBERNATED")
+    assert books.build() == {VM: usd(parked="0.6")}
+    assert books.vm()["active_seconds"] == 0
+
+
+def test_a_change_of_status_is_cut_where_its_event_says(books: Any) -> None:
+    """ACTIVE at $0.06 until 10:15, SHUTOFF at $0.01 until 11:00."""
+    books.reading("10:00", "1.00", "0.06")
+    books.reading("11:00", "2.35", "0.01")
+    books.fleet("10:00")
+    books.event("10:15", "InstanceStopSuccess")
+    books.fleet("11:00", "SHUTOFF")
+    assert books.build() == {VM: usd(idle="0.9", parked="0.45")}
+    assert books.vm()["unexplained_changes"] == 0
+
+
+def test_a_change_of_status_without_event_is_cut_at_the_midpoint_and_counted(books: Any) -> None:
+    books.reading("10:00", "1.00", "0.06")
+    books.reading("11:00", "3.10", "0.01")
+    books.fleet("10:00")
+    books.fleet("11:00", "SHUTOFF")
+    assert books.build() == {VM: usd(idle="1.8", parked="0.3")}
+    assert books.vm()["unexplained_changes"] == 1
+
+
+def test_a_status_that_was_passed_through_is_at_the_lower_rate(books: Any) -> None:
+    """ACTIVE, 20 minutes SHUTOFF in between, ACTIVE again; the rate was never seen while it was SHUTOFF."""
+    books.reading("10:00", "1.00", "0.06")
+    books.reading("11:00", "4.00", "0.04")
+    books.fleet("10:00")
+    books.event("10:20", "InstanceStopSuccess")
+    books.event("10:40", "InstanceStartSuccess")
+    books.fleet("11:00")
+    costs = books.build()[VM]
+    assert sum(costs.values()) == 3
+    assert set(costs) == {"idle", "parked"}
+    assert costs["parked"] < 1
+
+
+def test_events_of_one_second_follow_one_another_whatever_their_order(open_books: Open) -> None:
+    for reasons in itertools.permutations(("InstanceStartRequest", "InstanceStartSuccess")):
+        with open_books() as books:
+            books.reading("10:00", "1.00")
+            books.reading("11:00", "4.60")
+            books.fleet("10:00", "SHUTOFF")
+            for reason in reasons:
+                books.event("10:30", reason)
+            books.build()
+            assert books.vm()["active_seconds"] == 1800
+            assert books.warehouse.query("from rollup.cost_days")["cost_kind"].to_list() == ["idle", "parked"]
+
+
+def test_the_share_of_a_public_address_is_network(hour: Any) -> None:
+    """$0.006 of the $0.06 a minute, as the newest price before the end of the day says."""
+    hour.public_ip_price(f"{EVE}T10:00", "9.99")
+    hour.public_ip_price("10:00", "0.36")
+    hour.public_ip_price(f"{MORROW}T00:00", "5.55")
+    assert hour.build() == {VM: usd(idle="3.6")}, "without an address there is no share"
+    hour.warehouse.execute("update validated.vm_states set has_public_ip = true where source = 'fleet'")
+    hour.request("10:00", "10:30")
+    assert hour.build() == {VM: usd(network="0.36", busy="1.62", idle="1.62")}
+
+
+def test_an_address_that_costs_more_than_the_machine_takes_all_and_no_more(hour: Any) -> None:
+    hour.public_ip_price("10:00", "36")
+    hour.warehouse.execute("update validated.vm_states set has_public_ip = true where source = 'fleet'")
+    assert hour.build() == {VM: usd(network="3.6")}
+
+
+def test_money_that_no_rate_explains_is_split_by_time(books: Any) -> None:
+    books.reading("10:00", "1.00", "0")
+    books.reading("11:00", "2.00", "0")
+    books.fleet("10:00")
+    books.request("10:00", "10:15")
+    assert books.build() == {VM: usd(busy="0.25", idle="0.75")}
+
+
+def test_a_machine_without_readings_is_a_row_of_no_time(books: Any) -> None:
+    books.fleet("10:00", vm_id=7)
+    assert books.build() == {}
+    assert books.vm(7)["alive_seconds"] == 0
+
+
+# Properties
+
+
+def test_the_same_day_built_twice_is_equal(hour: Any) -> None:
+    hour.request("10:10", "10:20")
+    hour.build()
+    first = hour.tables()
+    hour.build()
+    assert all(one.equals(two) for one, two in zip(first, hour.tables(), strict=True))
+    assert all(table.height for table in first)
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> list[tuple[datetime, Decimal, Decimal]]:
+    """Readings (instant, total, rate) over three days, at least one at each end; the counter may fall."""
+    minutes = sorted({0, 4320, *draw(st.lists(st.integers(1, 4319), min_size=1, max_size=12))})
+    total, found = Decimal(1000), []
+    for minute in minutes:
+        total += draw(st.decimals(-3, 100, places=9))
+        rate = draw(st.sampled_from(["0", "0.01", "0.06", "0.123456789012345"]))
+        found.append((datetime(2026, 11, 21) + timedelta(minutes=minute), total, Decimal(rate)))
+    return found
+
+
+def fill(books: Any, readings: list[tuple[datetime, Decimal, Decimal]]) -> None:
+    for at, total, rate in readings:
+        books.reading(at.isoformat(), str(total), str(rate))
+    for at, status in (("00:00", "ACTIVE"), ("07:00", "SHUTOFF"), ("13:00", "ACTIVE"), ("22:00", "ERROR")):
+        books.fleet(at, status, ip=status == "ACTIVE")
+    books.event("06:30", "InstanceStopSuccess")
+    books.probe("13:05", ready=False)
+    books.probe("13:20", ready=True)
+    books.public_ip_price("01:00", "0.00672043")
+    for start, end in (("01:00", "03:00"), ("02:00", "02:30"), ("13:10", "13:40"), (f"{EVE}T23:00", "00:10")):
+        books.request(start, end)
+
+
+def three_days(books: Any) -> list[Decimal]:
+    found = []
+    for days in (-1, 0, 1):
+        costs = books.build(DAY + timedelta(days=days))
+        found.append(sum((amount for kinds in costs.values() for amount in kinds.values()), Decimal(0)))
+    return found
+
+
+SLOW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@SLOW
+@given(readings=lives())
+def test_days_add_up_to_the_counter_and_parts_to_the_day_exactly(open_books: Open, readings: Any) -> None:
+    with open_books() as books:
+        fill(books, readings)
+        days = three_days(books)
+        assert sum(days) == readings[-1][1] - readings[0][1]
+        for table, name in (("rollup.resource_days", "cost_usd"), ("rollup.cost_days", "cost_usd")):
+            assert books.warehouse.query(f"select sum({name}) from {table}").item() in (sum(days), None)
+        assert_adds_up(books)
+        row = books.vm()
+        assert row["busy_seconds"] + row["cold_start_seconds"] <= row["active_seconds"] <= row["alive_seconds"] <= 86400
+
+
+@SLOW
+@given(readings=lives(), data=st.data())
+def test_F050_dropping_any_half_of_the_readings_leaves_the_total_unchanged(
+    open_books: Open, readings: Any, data: st.DataObject
+) -> None:
+    inner = readings[1:-1]
+    kept = data.draw(st.lists(st.sampled_from(inner), min_size=len(inner) // 2, unique=True)) if inner else []
+    with open_books() as books:
+        fill(books, [readings[0], *kept, readings[-1]])
+        assert sum(three_days(books)) == readings[-1][1] - readings[0][1]
+
+
+def test_F050_a_day_without_any_reading_costs_its_share(books: Any) -> None:
+    books.reading(f"{EVE}T12:00", "0.00")
+    books.reading(f"{MORROW}T12:00", "172.80")
+    assert books.build() == {VM: usd(idle="86.4")}
+    assert books.resource()["readings"] == 0
+    assert books.resource()["edge_usd"] == Decimal("172.8"), "both midnights are inside one gap"
+
+
+READINGS = st.lists(
+    st.tuples(st.integers(1, 10**6), st.integers(-(10**6), 10**9), st.integers(0, 10**6)), min_size=1, max_size=20
+)
+
+
+@given(READINGS, st.data())
+def test_F050_the_course_and_its_credits_always_end_at_the_last_reading(steps: Any, data: st.DataObject) -> None:
+    readings, at, total = [Reading(0, 0, None)], 0, 0
+    for gap, amount, rate in steps:
+        at, total = at + gap, total + amount
+        readings.append(Reading(at, total, rate))
+    kept = [reading for reading in readings[1:-1] if data.draw(st.booleans())]
+    for some in (readings, [readings[0], *kept, readings[-1]]):
+        course, credits = ledger.build_meter(some, None, 0)
+        assert course.until(at) + sum(amount for _, amount in credits) == total
+        assert all(amount < 0 for _, amount in credits)
+
+
+def test_two_readings_of_one_instant_make_no_leg() -> None:
+    course, credits = ledger.build_meter([Reading(5, 1, 1), Reading(5, 9, 1)], None, 0)
+    assert list(course.legs) == []
+    assert credits == []
+
+
+def test_tables_keep_their_types_when_a_day_is_empty(books: Any) -> None:
+    books.build()
+    assert [table.height for table in books.tables()] == [0, 0, 0]
+    assert books.tables()[1].schema["cost_usd"] == pl.Decimal(38, 15)

@@ -1,0 +1,255 @@
+"""The drawn pages: everything escaped, nothing loaded from elsewhere, the same bytes each time."""
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from spotinference_pipeline import page, revision
+
+HOSTILE = "<script>alert('\u202eevil')</script>\"'&<img src=x onerror=1>{{ 7 * 191 }}"
+PARTS = dict.fromkeys(revision.KINDS, "0.25")
+
+
+def a_day(**changed: Any) -> dict[str, Any]:
+    day = {
+        "day": "2026-11-22",
+        "window": {"start": "2026-11-16T00:00:00Z", "end": "2026-11-23T00:00:00Z", "days": 7},
+        "revision": 2,
+        "reason": "late_logs",
+        "status": "provisional",
+        "status_reason": None,
+        "published_at": "2026-11-23T02:10:00Z",
+        "usd_per_million_tokens": "1.934512345678",
+        "display": "$1.93",
+        "bounds": {"low": "1.93", "high": "1.94"},
+        "paid_usd": "412.345678901",
+        "served_tokens": 213_151_234,
+        "requests": 345_678,
+        "tokens": {"prompt": 200_000_000, "completion": 13_151_234, "cached": None, "reasoning": None},
+        "usd_per_million_by_part": PARTS,
+        "by_model": [{"model": "m", "served_tokens": 1, "usd_per_million_tokens": None}],
+        "figures": {
+            "duty_cycle": "0.410000",
+            "powered_fraction": "0.700000",
+            "cold_starts": 9,
+            "cold_start_seconds": "3120.000000",
+            "cache_hit_ratio": None,
+            "reasoning_share": None,
+            "output_input_ratio": "0.25",
+            "tokens_per_busy_second": "900.1",
+        },
+        "coverage": {"snapshot": "0.999800", "exact_usage": "0.999100", "token": None},
+        "caveats": ["It contains idle time."],
+        "provenance": {"paid_sql_sha256": "a" * 64, "served_sql_sha256": "b" * 64},
+    }
+    return day | changed
+
+
+def past(day: str, figure: str | None) -> dict[str, Any]:
+    status = "withheld" if figure is None else "provisional"
+    return {"day": day, "usd_per_million_tokens": figure, "status": status, "revision": 1}
+
+
+HISTORY = [past("2026-11-20", "2.5"), past("2026-11-21", None), past("2026-11-22", "1.934512345678")]
+
+
+def index(day: dict[str, Any] | None = None, history: list[dict[str, Any]] | None = None) -> str:
+    return page.render_index(day or a_day(), history or HISTORY).decode()
+
+
+def method(day: dict[str, Any] | None = None) -> str:
+    return page.render_method(day or a_day(), "select 1 < 2 -- paid", "select '&' -- served").decode()
+
+
+class Balance(HTMLParser):
+    """Collects elements and attributes, and fails where end tags do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        self.attributes += [(name, content or "") for name, content in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("text", [index(), method()], ids=["index", "method"])
+def test_a_page_is_well_formed_and_has_no_script(text: str) -> None:
+    found = Balance(text)
+    assert {"html", "main", "h1", "title"} <= found.seen
+    assert not {"script", "iframe", "object", "embed", "link", "img", "form"} & found.seen
+    assert not any(name.startswith("on") for name, _ in found.attributes)
+
+
+@pytest.mark.parametrize("text", [index(), method()], ids=["index", "method"])
+def test_a_page_loads_and_links_nothing_from_elsewhere(text: str) -> None:
+    assert not re.search(r"https?:|@import|url\(|src=", text)
+    links = [content for name, content in Balance(text).attributes if name == "href"]
+    assert links
+    assert all(re.fullmatch(r"[\w./-]+", link) for link in links)
+    assert not any(link.startswith("/") for link in links)
+
+
+def test_the_number_and_its_window_are_there() -> None:
+    text = index()
+    assert '<p class="number">$1.93</p>' in text
+    assert "<title>spotinference: $1.93 per million tokens</title>" in text
+    assert "$412.35 paid, 213,151,234 tokens served in 345,678 requests." in text
+    assert "Revision 2 (late logs), provisional, published" in text
+    assert "2026-11-23 02:10:00 UTC" in text
+    assert "Not below $1.9300 and not" in text
+    assert "41.00 % of the time they were on" in text
+    assert "9, 0.9 h in all" in text
+
+
+def test_a_day_without_a_lower_bound_says_only_what_it_is_not_above() -> None:
+    text = index(a_day(bounds={"low": None, "high": "1.94"}))
+    assert "Not below" not in text
+    assert re.search(r"Not\s+above \$1\.9400", text)
+
+
+def test_a_day_without_bounds_says_nothing_of_them() -> None:
+    text = index(a_day(bounds={"low": None, "high": None}))
+    assert "counting exact usage only" not in text
+
+
+def withheld() -> dict[str, Any]:
+    return a_day(
+        usd_per_million_tokens=None,
+        display="withheld",
+        status="withheld",
+        status_reason="no tokens were served in the window",
+        bounds={"low": None, "high": None},
+        usd_per_million_by_part=dict.fromkeys(revision.KINDS),
+    )
+
+
+def test_a_withheld_day_shows_no_figure_but_the_reason_and_the_last_good_day() -> None:
+    text = index(withheld(), [past("2026-11-20", "2.5"), past("2026-11-22", None)])
+    assert '<p class="number withheld">withheld</p>' in text
+    assert "No figure for 2026-11-22: no tokens were served in the window." in text
+    assert "The last one is $2.50 per million tokens, of 2026-11-20." in text
+    assert "$1.93" not in text
+
+
+def test_a_withheld_day_before_any_good_one_names_none() -> None:
+    text = index(withheld(), [past("2026-11-22", None)])
+    assert "The last one is" not in text
+    assert "polyline" not in text
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        withheld() | {"status_reason": HOSTILE},
+        a_day(caveats=[HOSTILE]),
+        a_day(display=HOSTILE),
+        a_day(status=HOSTILE, reason=HOSTILE, published_at=HOSTILE),
+        a_day(by_model=[{"model": HOSTILE, "served_tokens": 1, "usd_per_million_tokens": None}]),
+        a_day(window={"start": HOSTILE, "end": HOSTILE, "days": 7}),
+    ],
+)
+def test_text_from_outside_never_becomes_markup(hostile: dict[str, Any]) -> None:
+    for text in (index(hostile), method(hostile)):
+        assert "<script" not in text
+        assert "<img" not in text
+        assert "1337" not in text
+        Balance(text)
+
+
+def test_names_of_models_are_not_drawn() -> None:
+    models = [{"model": "\u202e-elddim<script>", "served_tokens": 1, "usd_per_million_tokens": None}]
+    assert index(a_day(by_model=models)) == index()
+
+
+def test_hostile_text_is_shown_letter_by_letter() -> None:
+    text = index(a_day(caveats=[HOSTILE]))
+    assert "&lt;script&gt;alert(&#39;\u202eevil&#39;)&lt;/script&gt;&#34;&#39;&amp;" in text
+
+
+def test_the_queries_are_shown_verbatim_and_escaped() -> None:
+    text = method()
+    assert "<pre><code>select 1 &lt; 2 -- paid</code></pre>" in text
+    assert "<pre><code>select &#39;&amp;&#39; -- served</code></pre>" in text
+    assert "a" * 64 in text
+    assert "b" * 64 in text
+
+
+def test_drawing_twice_gives_the_same_bytes() -> None:
+    assert index() == index()
+    assert method() == method()
+
+
+def lines(text: str) -> list[str]:
+    return re.findall(r'<polyline class="curve" points="([^"]*)"', text)
+
+
+def test_a_withheld_day_interrupts_the_curve() -> None:
+    days = [past(f"2026-11-{day}", figure) for day, figure in zip(range(10, 16), "12x345", strict=True)]
+    days[2]["usd_per_million_tokens"] = None
+    text = index(history=days)
+    assert [len(line.split()) for line in lines(text)] == [2, 3]
+    assert text.count('class="dot"') == 5
+    assert text.count('class="gap"') == 1
+    assert "2026-11-12: withheld" in text
+
+
+def test_a_lonely_day_is_a_dot_without_a_curve() -> None:
+    text = index(history=[past("2026-11-22", "1.93")])
+    assert lines(text) == []
+    assert text.count('class="dot"') == 1
+
+
+def test_days_lie_where_their_date_is() -> None:
+    text = index(history=[past("2026-11-01", "1"), past("2026-11-02", "1"), past("2026-11-11", "1")])
+    (line,) = lines(text)
+    places = [float(point.split(",")[0]) for point in line.split()]
+    assert places[1] - places[0] == pytest.approx((places[2] - places[0]) / 10, abs=0.1)
+
+
+@pytest.mark.parametrize("figures", [["0"], ["-1", "-2"], ["-1", "3"], ["1e9", "0.000000000001"]])
+def test_every_figure_lies_inside_the_drawing(figures: list[str]) -> None:
+    text = index(history=[past(f"2026-11-{10 + place}", figure) for place, figure in enumerate(figures)])
+    heights = [float(y) for y in re.findall(r'class="dot" cx="[\d.]+" cy="([-\d.]+)"', text)]
+    assert len(heights) == len(figures)
+    assert all(page.TOP <= height <= page.HEIGHT - page.BOTTOM for height in heights)
+    labels = re.findall(r'text-anchor="end">(.*?)</text>', text)[:3]
+    assert labels[0] == "$0.00"
+    assert not any("−" in label for label in labels)
+
+
+def test_the_table_lists_the_newest_day_first() -> None:
+    text = index()
+    table = text[text.index("Last day of the window") :]
+    assert table.index("2026-11-22") < table.index("2026-11-21") < table.index("2026-11-20")
+
+
+@pytest.mark.parametrize(
+    ("figure", "shown"),
+    [("1.005", "$1.00"), ("-0.001", "$0.00"), ("-2.5", "−$2.50"), ("1234.5", "$1,234.50")],
+)
+def test_amounts_on_the_page_have_one_sign_and_cents(figure: str, shown: str) -> None:
+    assert f"{shown} paid," in index(a_day(paid_usd=figure))
+
+
+def test_what_is_unknown_is_a_dash() -> None:
+    unknown = dict.fromkeys(a_day()["figures"])
+    text = index(a_day(figures=unknown, paid_usd=None))
+    assert "– paid" in text
+    assert "–, – in all" in text
+    assert "– of the time they were on" in text

@@ -1,0 +1,232 @@
+"""What a published day says: shape, rounding, status, bounds, caveats, and the reason for a new revision."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spotinference_pipeline import revision, shipped
+from spotinference_pipeline.revision import Facts, Terms
+
+DAY = date(2026, 11, 22)
+AT = datetime(2026, 11, 23, 2, 10, 30, 999_999, tzinfo=UTC)
+SCHEMA = json.loads((shipped.path("site") / "schema" / "revision.json").read_text())
+TERMS = Terms(Decimal("0.95"), "https://infrahub-api.nexgencloud.com/v1", "a" * 64, "b" * 64, "c" * 64, "0.1.0")
+COST = {
+    "usd_per_million_tokens": Decimal("1.934512345678"),
+    "paid_usd": Decimal("412.345678901000000"),
+    "served_tokens": 213_151_234,
+    "requests": 345_678,
+    "prompt_tokens": 200_000_000,
+    "completion_tokens": 13_151_234,
+    "cached_tokens": None,
+    "reasoning_tokens": 7,
+}
+FIGURES = {
+    "snapshot_coverage_ratio": Decimal("0.999800"),
+    "exact_usage_ratio": Decimal("0.999100"),
+    "edge_usd": Decimal("0.500000000000000"),
+    "exact_tokens": 213_151_234,
+    "unmeasured_requests": 0,
+    "duty_cycle_ratio": Decimal("0.410000"),
+    "powered_ratio": Decimal("0.700000"),
+    "cold_starts": 9,
+    "cold_start_seconds": Decimal("3120.000000"),
+    "cache_hit_ratio": None,
+    "reasoning_ratio": None,
+    "output_input_ratio": Decimal("0.250000"),
+    "tokens_per_busy_second": Decimal("900.100000"),
+}
+PARTS = dict.fromkeys(revision.KINDS, Decimal("0")) | {"busy": Decimal("1.934512345678")}
+FACTS = Facts(COST, PARTS, FIGURES, {"zeta": 1, "alpha": 2})
+
+
+def build(
+    cost: dict[str, Any] | None = None,
+    figures: dict[str, Any] | None = None,
+    terms: Terms = TERMS,
+    last_good_day: str | None = None,
+) -> revision.Document:
+    facts = replace(FACTS, cost=COST | (cost or {}), figures=FIGURES | (figures or {}))
+    return revision.build_document(DAY, facts, terms, last_good_day)
+
+
+def first(**changed: Any) -> revision.Document:
+    revised = revision.revise(build(**changed), None, AT)
+    assert revised is not None
+    return revised
+
+
+def test_a_good_day_has_the_form_of_the_schema_and_every_digit_as_text() -> None:
+    document = first()
+    jsonschema_rs.validate(SCHEMA, document)
+    assert document["usd_per_million_tokens"] == "1.934512345678"
+    assert document["display"] == "$1.93"
+    assert document["paid_usd"] == "412.345678901000000"
+    assert document["window"] == {"start": "2026-11-16T00:00:00Z", "end": "2026-11-23T00:00:00Z", "days": 7}
+    assert document["tokens"] == {"prompt": 200_000_000, "completion": 13_151_234, "cached": None, "reasoning": 7}
+    assert document["usd_per_million_by_part"]["busy"] == "1.934512345678"
+    assert document["published_at"] == "2026-11-23T02:10:30Z"
+    assert (document["status"], document["status_reason"]) == ("provisional", None)
+    assert (document["revision"], document["reason"], document["previous"]) == (1, "first", None)
+
+
+def test_models_are_listed_by_name() -> None:
+    assert [entry["model"] for entry in build()["by_model"]] == ["alpha", "zeta"]
+
+
+def test_the_schema_asks_for_every_member_that_is_written_at_every_depth() -> None:
+    def required(schema: dict[str, Any], document: Any) -> None:
+        if isinstance(document, dict):
+            assert set(schema["required"]) == set(document)
+            for name, member in document.items():
+                required(schema["properties"][name], member)
+
+    required(SCHEMA, first())
+
+
+def test_numbers_are_never_written_with_an_exponent() -> None:
+    document = build({"usd_per_million_tokens": Decimal("1E-12"), "paid_usd": Decimal("0E-15")})
+    assert document["usd_per_million_tokens"] == "0.000000000001"
+    assert document["paid_usd"] == "0.000000000000000"
+
+
+@pytest.mark.parametrize(
+    ("cost", "figures", "reason"),
+    [
+        ({"served_tokens": 0, "usd_per_million_tokens": None}, {}, "no tokens were served in the window"),
+        ({"paid_usd": None, "usd_per_million_tokens": None}, {}, "no billed resource is known in the window"),
+        ({}, {"snapshot_coverage_ratio": Decimal("0.949999")}, "snapshots cover 0.9499 of the window's minutes, 0.95"),
+        ({"served_tokens": 0}, {"snapshot_coverage_ratio": Decimal("0")}, "snapshots cover 0.0000 of the window's"),
+    ],
+)
+def test_a_gate_that_fails_withholds_every_figure_and_says_why(
+    cost: dict[str, Any], figures: dict[str, Any], reason: str
+) -> None:
+    document = first(cost=cost, figures=figures)
+    jsonschema_rs.validate(SCHEMA, document)
+    assert document["status"] == "withheld"
+    assert document["status_reason"].startswith(reason)
+    assert document["status_reason"].endswith("; there is no good day yet")
+    assert document["usd_per_million_tokens"] is None
+    assert document["display"] == "withheld"
+    assert document["bounds"] == {"low": None, "high": None}
+    assert set(document["usd_per_million_by_part"].values()) == {None}
+
+
+def test_a_withheld_day_names_the_last_good_one() -> None:
+    document = build({"served_tokens": 0}, last_good_day="2026-11-20")
+    assert document["status_reason"].endswith("; the last good day is 2026-11-20")
+
+
+def test_coverage_at_the_gate_is_enough() -> None:
+    assert build(figures={"snapshot_coverage_ratio": Decimal("0.95")})["status"] == "provisional"
+
+
+def test_bounds_are_the_sure_spend_over_all_tokens_and_all_spend_over_exact_tokens() -> None:
+    cost = {"paid_usd": Decimal("10"), "served_tokens": 3_000_000}
+    bounds = build(cost, {"edge_usd": Decimal("1"), "exact_tokens": 2_999_999})["bounds"]
+    assert bounds == {"low": "3.000000", "high": "3.333335"}
+
+
+def test_bounds_are_rounded_outwards() -> None:
+    cost = {"paid_usd": Decimal("2"), "served_tokens": 3_000_000}
+    bounds = build(cost, {"edge_usd": Decimal("0"), "exact_tokens": 3_000_000})["bounds"]
+    assert bounds == {"low": "0.666666", "high": "0.666667"}
+
+
+def test_there_is_no_lower_bound_while_tokens_of_some_requests_are_unknown() -> None:
+    document = build(figures={"unmeasured_requests": 1_234})
+    assert document["bounds"]["low"] is None
+    assert document["bounds"]["high"] is not None
+    assert document["caveats"][-1].startswith("1,234 of 345,678 requests ended without vLLM's final usage")
+
+
+def test_there_is_no_upper_bound_without_exact_tokens() -> None:
+    assert build(figures={"exact_tokens": 0})["bounds"]["high"] is None
+
+
+@pytest.mark.parametrize("host", ["http://127.0.0.1:8090/v1", "http://localhost:1/v1", "http://[::1]:8090/v1"])
+def test_simulated_billing_is_said_first(host: str) -> None:
+    caveats = build(terms=replace(TERMS, hyperstack_url=host))["caveats"]
+    assert caveats[0].startswith("Simulated:")
+    assert not build()["caveats"][0].startswith("Simulated:")
+
+
+@pytest.mark.parametrize(
+    ("figure", "shown"),
+    [
+        ("1.934512345678", "$1.93"),
+        ("1.925", "$1.92"),
+        ("1.935", "$1.94"),
+        ("0", "$0.00"),
+        ("0.004", "$0.00"),
+        ("-0.004", "$0.00"),
+        ("-0.0051", "-$0.01"),
+        ("-1234.5", "-$1,234.50"),
+        ("1234567.891", "$1,234,567.89"),
+    ],
+)
+def test_amounts_for_people_have_cents_and_one_sign(figure: str, shown: str) -> None:
+    assert revision.format_usd(Decimal(figure)) == shown
+
+
+def test_the_same_day_again_is_no_revision() -> None:
+    assert revision.revise(build(), first(), datetime(2027, 1, 1, tzinfo=UTC)) is None
+
+
+def test_another_version_of_the_code_alone_is_no_revision() -> None:
+    assert revision.revise(build(terms=replace(TERMS, code_version="9.9")), first(), AT) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"cost": {"requests": 345_679}}, "late_logs"),
+        ({"cost": {"prompt_tokens": 200_000_001}}, "late_logs"),
+        ({"cost": {"cached_tokens": 5}}, "late_logs"),
+        ({"cost": {"requests": 1, "paid_usd": Decimal("1")}}, "late_logs"),
+        ({"cost": {"paid_usd": Decimal("500")}}, "late_billing"),
+        ({"figures": {"snapshot_coverage_ratio": Decimal("0.999900")}}, "late_billing"),
+        ({"figures": {"cold_starts": 10}}, "correction"),
+        ({"terms": replace(TERMS, min_snapshot_coverage=Decimal("0.9999"))}, "correction"),
+        ({"terms": replace(TERMS, inputs_sha256="d" * 64)}, "correction"),
+        ({"terms": replace(TERMS, paid_sql_sha256="d" * 64)}, "method_change"),
+        ({"terms": replace(TERMS, served_sql_sha256="d" * 64), "cost": {"requests": 1}}, "method_change"),
+    ],
+)
+def test_a_change_is_a_new_revision_with_its_reason_and_the_figure_before(changed: dict[str, Any], reason: str) -> None:
+    newest = first()
+    revised = revision.revise(build(**changed), newest, AT)
+    assert revised is not None
+    jsonschema_rs.validate(SCHEMA, revised)
+    assert (revised["revision"], revised["reason"]) == (2, reason)
+    assert revised["previous"] == {"revision": 1, "usd_per_million_tokens": "1.934512345678"}
+
+
+def test_a_document_is_written_as_it_is_with_a_newline_and_without_binary_numbers() -> None:
+    text = revision.encode({"name": "é", "n": 1}).decode()
+    assert text == '{\n "name": "é",\n "n": 1\n}\n'
+    with pytest.raises(ValueError, match="Out of range"):
+        revision.encode({"n": float("nan")})
+
+
+@given(
+    st.decimals("-1000000", "1000000", places=15, allow_nan=False, allow_infinity=False),
+    st.integers(1, 10**12),
+    st.decimals("0", "1000", places=15, allow_nan=False, allow_infinity=False),
+)
+def test_the_number_lies_within_its_bounds(paid: Decimal, served: int, edge: Decimal) -> None:
+    cost = {"paid_usd": paid, "served_tokens": served}
+    bounds = build(cost, {"edge_usd": edge, "exact_tokens": served})["bounds"]
+    assert Decimal(bounds["low"]) * served <= paid * 10**6 <= Decimal(bounds["high"]) * served
+
+
+def test_building_twice_gives_the_same_bytes() -> None:
+    assert revision.encode(first()) == revision.encode(first())
