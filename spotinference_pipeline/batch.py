@@ -58,6 +58,10 @@ class Batch:
         self.tallies[file].read += 1
         self._quarantine(file, line, position, table, reason, content.decode(errors="replace"))
 
+    def flag(self, file: str, line: int, position: str, table: str, reason: str) -> None:
+        """Note a fault of the file as a whole; no row is lost by it, so none is counted."""
+        self.quarantine.append((file, line, position, table, reason, ""))
+
     def frame(self, table: str) -> pl.DataFrame:
         """Give the table's rows that keep its contract; the others go to quarantine."""
         accepted, rejected = contracts.split(table, to_frame(self.rows.get(table, []), contracts.polars_schema(table)))

@@ -16,14 +16,24 @@ from typing import Annotated, Any
 
 import typer
 
-from spotinference_pipeline import backfill, demo, publication, serving, snapshot, validated, verification
+from spotinference_pipeline import (
+    backfill,
+    checks,
+    demo,
+    public_files,
+    publication,
+    serving,
+    snapshot,
+    validated,
+    verification,
+)
 from spotinference_pipeline import settings as settings_module
 from spotinference_pipeline.errors import SettingsError, SpotinferenceError, VerificationError
 from spotinference_pipeline.hyperstack import Hyperstack
 from spotinference_pipeline.processes import Processes, free_port
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
-from spotinference_pipeline.warehouse import Warehouse, copy_for_analysts, open_warehouse
+from spotinference_pipeline.warehouse import Warehouse, open_warehouse
 from spotinference_pipeline.windows import last_closed_day, parse_days
 
 FAILED, WRONG_USE, GATE = 1, 2, 3
@@ -50,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(FAILED)
     except typer.TyperException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        _fail(SettingsError(f"{error.format_message()} See `spotinference --help`."), WRONG_USE)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -99,13 +108,9 @@ def build(
     with _warehouse(settings) as warehouse:
         validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
         built = backfill.build(warehouse, wanted, lambda day: print(f"{day} rolled up"), force=force)
-    copy_for_analysts(settings.warehouse_path)
+        warehouse.copy_for_analysts()
     broken = [(day.utc_day, finding) for day in built for finding in day.broken]
-    for utc_day, finding in broken:
-        print(
-            f"{utc_day} breaks {finding.name}: {finding.broken.height} rows. {finding.meaning}",
-            file=sys.stderr,
-        )
+    _report(broken)
     print(f"{len(built)} windows built, from {built[0].utc_day} to {built[-1].utc_day}")
     if broken:
         raise typer.Exit(GATE)
@@ -122,6 +127,13 @@ def publish(
     settings = _settings()
     wanted = None if day is None else _closed_days(settings, day)
     with _warehouse(settings) as warehouse:
+        built = warehouse.query("select utc_day from metric.cost_per_mtok order by utc_day")["utc_day"].to_list()
+        broken = [
+            (day, finding) for day in wanted or built for finding in checks.run(warehouse, day) if not finding.passed
+        ]
+        if broken:
+            _report(broken)
+            raise typer.Exit(GATE)
         done = publication.publish(warehouse, Storage(settings.published), settings, wanted, force=force)
     if not done:
         raise SettingsError("no built day: expected at least one; run `spotinference build DAY..DAY` first")
@@ -160,8 +172,8 @@ def rebuild() -> None:
     with open_warehouse(aside) as warehouse:
         done = validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
         backfill.build(warehouse, days)
+        warehouse.copy_for_analysts()
     aside.replace(settings.warehouse_path)
-    copy_for_analysts(settings.warehouse_path)
     print(f"{done.files} files read, {len(days)} days built")
 
 
@@ -212,7 +224,7 @@ def _read_status(warehouse: Warehouse, settings: Settings) -> dict[str, Any]:
         """
     ).row(0, named=True)
     waiting = len(validated.list_new(warehouse, settings.raw_dir, Storage(settings.request_log)))
-    latest = Storage(settings.published).find(publication.LATEST)
+    latest = Storage(settings.published).find(public_files.LATEST)
     newest = json.loads(latest) if latest else {}
     return {
         **rows,
@@ -222,6 +234,15 @@ def _read_status(warehouse: Warehouse, settings: Settings) -> dict[str, Any]:
         "published_status": newest.get("status"),
         "usd_per_million_tokens": newest.get("usd_per_million_tokens"),
     }
+
+
+def _report(broken: Sequence[tuple[date, checks.Finding]]) -> None:
+    for utc_day, finding in broken:
+        print(
+            f"{utc_day} breaks {finding.name}: {finding.broken.height} rows. {finding.meaning}; "
+            f"build it again, or look at sql/check/{finding.name}.sql",
+            file=sys.stderr,
+        )
 
 
 def _describe(published: publication.Published) -> str:

@@ -123,7 +123,7 @@ class Hyperstack:
                 with attempt:
                     taken.append(self._exchange(scheduled_at, endpoint, query))
                     if taken[-1].status is None or taken[-1].status in RETRYABLE_STATUSES:
-                        raise _TryAgainError
+                        raise _TryAgainError  # noqa: TRY301
         except _TryAgainError:
             pass
         return taken
@@ -152,7 +152,7 @@ class Hyperstack:
             status=status,
             date=date,
             error=failure,
-            **body_members(content),
+            **body_members(content),  # type: ignore[arg-type]
         )
 
 

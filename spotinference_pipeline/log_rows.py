@@ -28,6 +28,8 @@ def add_segment(batch: Batch, segment: Segment, file: str) -> None:
     _add_witnesses(batch, segment, file)
     for bad in segment.bad:
         batch.refuse(file, bad.line, "line", "validated.requests", bad.reason, bad.content)
+    for line, reason in segment.damage:
+        batch.flag(file, line, "segment", "validated.requests", reason)
     batch.keep(file, len(segment.heads) + len(segment.beats) + segment.unknown)
     batch.tallies[file].unknown += segment.unknown
 

@@ -42,7 +42,7 @@ class Processes:
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         """Start a program of this environment in the background; its output goes to `<name>.log`."""
         with self._log(name).open("ab") as log:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603
                 _resolved(command),
                 env=self._environment | dict(environment or {}),
                 stdout=log,
@@ -57,7 +57,7 @@ class Processes:
         Raises: OursError when it fails, naming its log.
         """
         with self._log(name).open("ab") as log:
-            done = subprocess.run(
+            done = subprocess.run(  # noqa: S603
                 _resolved(command),
                 env=self._environment,
                 stdout=subprocess.PIPE,

@@ -5,7 +5,6 @@ published queries on the published inputs give the published sums. What a day's 
 pages look is `page`'s. A day whose figures did not change gets no new revision.
 """
 
-import hashlib
 import io
 import json
 import re
@@ -20,15 +19,23 @@ import polars as pl
 
 from spotinference_pipeline import page, revision, shipped
 from spotinference_pipeline.errors import PublicationError
+from spotinference_pipeline.public_files import (
+    CHAIN,
+    HISTORY,
+    LATEST,
+    MANIFEST,
+    METHOD,
+    PAID_SQL,
+    ROOT,
+    SERVED_SQL,
+    chain_line,
+    recompute,
+    sha256,
+)
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
-from spotinference_pipeline.warehouse import Warehouse, open_scratch, read_sql
+from spotinference_pipeline.warehouse import Warehouse, read_sql
 
-ROOT = "economics"
-LATEST, HISTORY, CHAIN, MANIFEST = (
-    f"{ROOT}/{name}" for name in ("latest.json", "history.json", "revisions.jsonl", "manifest.json")
-)
-PAID_SQL, SERVED_SQL, METHOD = (f"{ROOT}/method/{name}" for name in ("paid.sql", "served.sql", "method.json"))
 _FORCED = re.compile(r"Coverage was (\d\.\d+) in revision \d+: published with less by the operator's order\.")
 
 
@@ -101,34 +108,6 @@ def export_inputs(warehouse: Warehouse, utc_day: date, detail: str) -> pl.DataFr
     `by_kind` adds up the resources of a day and kind, and names none; `by_resource` gives each.
     """
     return warehouse.query(read_sql(f"publication.inputs_{detail}"), {"utc_day": utc_day})
-
-
-def recompute(inputs: pl.DataFrame, paid_sql: str, served_sql: str, utc_day: date) -> tuple[Any, int]:
-    """Run the two queries on published inputs alone; give paid_usd and served_tokens."""
-    with open_scratch() as scratch:
-        scratch.append("metric.inputs", inputs)
-        paid = scratch.query(paid_sql, {"utc_day": utc_day})["paid_usd"].item()
-        served = scratch.query(served_sql, {"utc_day": utc_day})["served_tokens"].item()
-    return paid, served
-
-
-def chain_line(sequence: int, document: revision.Document, file: str, content: bytes, prev: bytes | None) -> bytes:
-    """Write a revision's line of the chain; it names the digest of the line before it."""
-    line = {
-        "seq": sequence,
-        "day": document["day"],
-        "revision": document["revision"],
-        "reason": document["reason"],
-        "file": file,
-        "sha256": sha256(content),
-        "prev": None if prev is None else sha256(prev),
-        "published_at": document["published_at"],
-    }
-    return json.dumps(line, separators=(",", ":")).encode()
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _publish_day(
@@ -279,7 +258,7 @@ def _write_pointer(target: Storage, state: _State) -> None:
         HISTORY: revision.encode({"schema_version": revision.SCHEMA_VERSION, "days": history}),
         LATEST: target.read(f"{ROOT}/{state.files[days[-1]]}"),
     }
-    kept = _immutable_names(target, state, days)
+    kept = _immutable_names(state, days)
     digests = {name: sha256(content) for name, content in files.items()}
     digests |= {name: sha256(target.read(name)) for name in kept}
     files[MANIFEST] = revision.encode(
@@ -292,7 +271,7 @@ def _write_pointer(target: Storage, state: _State) -> None:
         _put(target, name, files[name])
 
 
-def _immutable_names(target: Storage, state: _State, days: Iterable[str]) -> list[str]:
+def _immutable_names(state: _State, days: Iterable[str]) -> list[str]:
     """Name the newest revision and the inputs of every day that the current state consists of."""
     names = [f"{ROOT}/{state.files[day]}" for day in days]
     return names + [name for day in days for name in (f"{ROOT}/inputs/{day}.csv", f"{ROOT}/inputs/{day}.parquet")]

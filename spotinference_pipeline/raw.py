@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import google_crc32c
 import msgspec
@@ -27,7 +27,7 @@ _TAIL_BYTES = len(b',"c":"xxxxxxxx"}')
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """One HTTP exchange with Hyperstack as it happened; instants are UTC."""
 
-    v: int = 1
+    v: Literal[1] = 1
     scheduled_at: Instant
     started_at: Instant
     finished_at: Instant

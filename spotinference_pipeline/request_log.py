@@ -1,13 +1,14 @@
 """Sealed segments of the proxy's request log, version 1: exact bytes in, typed records out.
 
 Owns the meaning of a log line (docs/request-log.md). Every line stands alone by its checksum: a bad line is reported
-with its reason, the others are still read. Unknown members are ignored; lines of an unknown kind are counted. Does not
-own how records become rows: that is `validated`.
+with its reason, the others are still read; so is a seal that does not fit or a row that is missing. Unknown members
+are ignored; lines of an unknown kind are counted. Does not own how records become rows: that is `log_rows`.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -18,8 +19,8 @@ SEGMENT_NAME = re.compile(r"[a-z0-9-]{1,40}\.[0-9a-f]{8}\.\d{8}T\d{6}Z\.\d{6}\.[
 
 
 class _Line(msgspec.Struct, frozen=True, tag_field="k", kw_only=True):
-    v: int
-    n: int
+    v: Literal[1]
+    n: Count
 
 
 class Head(_Line, tag="head", frozen=True, kw_only=True):
@@ -137,12 +138,14 @@ class Segment:
     beats: list[tuple[int, Beat]] = field(default_factory=list)
     seals: list[tuple[int, Seal]] = field(default_factory=list)
     bad: list[BadLine] = field(default_factory=list)
+    damage: list[tuple[int, str]] = field(default_factory=list)
+    """What is wrong with the segment as a whole: line and reason."""
 
 
 def read_segment(content: bytes) -> Segment:
     """Read a segment; nothing raises, what cannot be read is in `bad`."""
     segment = Segment()
-    lists = {
+    lists: dict[type, list[Any]] = {
         Head: segment.heads,
         Begin: segment.begins,
         Usage: segment.usages,
@@ -165,8 +168,25 @@ def read_segment(content: bytes) -> Segment:
             else:
                 segment.bad.append(BadLine(number, f"record: {error}", line))
             continue
-        lists[type(record)].append((number, record))  # type: ignore[attr-defined]
+        if record.n != number - 1 and not segment.damage:
+            segment.damage.append((number, f"rows missing: expected n {number - 1}, found {record.n}"))
+        lists[type(record)].append((number, record))
+    segment.damage += _check_seal(segment, content)
     return segment
+
+
+def _check_seal(segment: Segment, content: bytes) -> list[tuple[int, str]]:
+    """Hold the seal against what lies before it."""
+    if not segment.seals or segment.seals[-1][0] != segment.lines:
+        return [(segment.lines or 1, "seal: expected one as the last line, found none")]
+    line, seal = segment.seals[-1]
+    before = content[: content.rfind(b"\n", 0, -1) + 1]
+    expected = line - 1, len(before), hashlib.sha256(before).hexdigest()
+    if (seal.rows, seal.bytes, seal.sha256) != expected:
+        return [
+            (line, f"seal: expected rows, bytes and sha256 {expected}, found {(seal.rows, seal.bytes, seal.sha256)}")
+        ]
+    return []
 
 
 def _is_of_unknown_kind(line: bytes) -> bool:

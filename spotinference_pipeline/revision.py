@@ -150,12 +150,12 @@ def _status(facts: Facts, terms: Terms, last_good_day: str | None) -> tuple[str,
 
 def _bounds(facts: Facts) -> dict[str, str | None]:
     """Low: only spend whose day was read, over all tokens; null while some requests' tokens are unknown. High: all
-    spend over exact tokens only."""
+    spend, straddling counter movements as a whole, over exact tokens only."""
     million = Decimal(10**6)
     inside = facts.cost["paid_usd"] - facts.figures["edge_usd"]
     exact = facts.figures["exact_tokens"]
     low = million * inside / facts.cost["served_tokens"] if not facts.figures["unmeasured_requests"] else None
-    high = million * facts.cost["paid_usd"] / exact if exact else None
+    high = million * (facts.cost["paid_usd"] + facts.figures["outside_usd"]) / exact if exact else None
     return {
         "low": None if low is None else f"{low.quantize(BOUND_UNIT, ROUND_FLOOR):f}",
         "high": None if high is None else f"{high.quantize(BOUND_UNIT, ROUND_CEILING):f}",

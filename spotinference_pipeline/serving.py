@@ -19,10 +19,13 @@ def dagster_home(settings: Settings, environment: Mapping[str, str]) -> Path:
 
 def dagster_environment(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
     """Give the environment that every process of the instance must share."""
+    url = settings.dagster_postgres_url
+    postgres = {} if url is None else {"SPOTINFERENCE_DAGSTER_POSTGRES_URL": url.get_secret_value()}
     return dict(environment) | {
         "DAGSTER_HOME": str(dagster_home(settings, environment)),
         "SPOTINFERENCE_DATA_DIR": str(settings.data_dir),
         "PYTHONWARNINGS": "ignore",
+        **postgres,
     }
 
 
@@ -38,11 +41,15 @@ def prepare_home(settings: Settings, processes: Processes, home: Path) -> None:
 
 
 def start(processes: Processes, port: int, *, read_only: bool = False) -> str:
-    """Start Dagster's web server and daemon on loopback, wait until the UI answers, and give its address."""
+    """Start Dagster's web server and daemon on loopback, wait until the UI answers, and give its address.
+
+    A read-only UI is for analysts, beside the service that another `serve` runs: it has no daemon.
+    """
     workspace = ["-w", str(shipped.path("workspace.yaml"))]
     flags = ["--read-only"] if read_only else []
     processes.start("dagster-webserver", ["dagster-webserver", *workspace, "-h", "127.0.0.1", "-p", str(port), *flags])
-    processes.start("dagster-daemon", ["dagster-daemon", "run", *workspace])
+    if not read_only:
+        processes.start("dagster-daemon", ["dagster-daemon", "run", *workspace])
     url = f"http://127.0.0.1:{port}"
     processes.wait_until(lambda: answers(f"{url}/server_info"), "dagster-webserver", UI_START_SECONDS)
     return url

@@ -4,7 +4,6 @@ Names and defaults are fixed by the documentation (README.md, .env.example). Onl
 handed the object. An environment name wins over the same name in the TOML file.
 """
 
-import os
 import tomllib
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
@@ -118,16 +117,22 @@ def read(environment: Mapping[str, str]) -> Settings:
         raise SettingsError(
             f"{PREFIX}{name.upper()}: {first['msg']}, found {found}; see .env.example for its form"
         ) from None
-    return settings.model_copy(update={"data_dir": Path(os.path.abspath(settings.data_dir))})
+    return settings.model_copy(update={"data_dir": settings.data_dir.resolve()})
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            return {name.lower(): setting for name, setting in tomllib.load(file).items()}
+            found = tomllib.load(file)
     except OSError as error:
         raise SettingsError(
             f"SPOTINFERENCE_CONFIG {path}: expected a TOML file, found {error.strerror}; correct the path"
         ) from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"SPOTINFERENCE_CONFIG {path}: expected TOML, found {error}; correct the file") from None
+    for name in found:
+        if not name.startswith(PREFIX.lower()):
+            raise SettingsError(
+                f"SPOTINFERENCE_CONFIG {path}: expected names such as spotinference_data_dir, found {name!r}; correct it"
+            )
+    return {name.removeprefix(PREFIX.lower()): setting for name, setting in found.items()}

@@ -8,6 +8,7 @@ Units: microseconds since 1970 UTC, intervals half-open.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from spotinference_pipeline.meter import Interval
 
@@ -59,7 +60,7 @@ class StateLine:
     def pieces(self, start: int, end: int) -> list[tuple[int, int, str | None]]:
         """Tile [start, end) by status."""
         cuts = [start, *self._starts[bisect_right(self._starts, start) : bisect_left(self._starts, end)], end]
-        return [(low, high, self.at(low)) for low, high in zip(cuts, cuts[1:], strict=False)]
+        return [(low, high, self.at(low)) for low, high in pairwise(cuts)]
 
     def active_runs(self, end: int) -> list[tuple[int, int, bool]]:
         """Give each ACTIVE stretch up to `end`, and whether its beginning, a wake, was seen."""

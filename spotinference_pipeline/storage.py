@@ -24,7 +24,7 @@ class Storage:
             folder.mkdir(parents=True, exist_ok=True)
             location = folder.as_uri()
         try:
-            self._store = from_url(location)
+            self._store = from_url(location, client_options={"allow_http": location.startswith("http://")})
         except Exception as error:
             raise SettingsError(
                 f"location {self.location}: expected a folder or an object-store URL such as s3://bucket/prefix, "

@@ -27,15 +27,23 @@ def build_rollups(warehouse: Warehouse, utc_day: date, *, force: bool = False) -
 
     Raises: WarehouseError when fewer minutes of the day are known than when it was built before, unless forced.
     """
-    if not force:
-        _refuse_less(warehouse, utc_day)
-    built = ledger.build_day(warehouse, utc_day)
-    return built | {table: warehouse.build_day(table, utc_day) for table in ROLLUPS}
+    coverage = {table: build_table(warehouse, table, utc_day, force=force) for table in ROLLUPS}
+    return coverage | ledger.build_day(warehouse, utc_day)
 
 
 def build_metrics(warehouse: Warehouse, utc_day: date) -> Mapping[str, int]:
     """Build the day's rows of every metric from the rollups of its seven days; give their numbers by table."""
-    return {table: warehouse.build_day(table, utc_day) for table in METRICS}
+    return {table: build_table(warehouse, table, utc_day) for table in METRICS}
+
+
+def build_table(warehouse: Warehouse, table: str, utc_day: date, *, force: bool = False) -> int:
+    """Build the day's rows of one SQL table; give their number.
+
+    Raises: WarehouseError when fewer minutes of the day are known than when it was built before, unless forced.
+    """
+    if table == "rollup.snapshot_days" and not force:
+        _refuse_less(warehouse, utc_day)
+    return warehouse.build_day(table, utc_day)
 
 
 def _refuse_less(warehouse: Warehouse, utc_day: date) -> None:

@@ -20,6 +20,7 @@ from spotinference_pipeline.batch import Batch, to_frame
 from spotinference_pipeline.request_log import SEGMENT_NAME, read_segment
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse
+from spotinference_pipeline.windows import day_start, days_between
 
 FILES_PER_BATCH = 48
 _FILE_SCHEMA = {
@@ -130,7 +131,11 @@ def _ingest_batch(warehouse: Warehouse, sources: Sequence[_Source]) -> Ingested:
         warehouse.append("validated.exchanges", to_frame(exchanges, hyperstack_rows.EXCHANGE_SCHEMA))
         for table in sorted(batch.rows):
             days |= _days(_store(warehouse, batch, table, batch.frame(table)))
+        if days:
+            days |= _days_of_gap(warehouse, min(days))
+        recovered = _recovered(warehouse)
         _complete_stopped_requests(warehouse)
+        days |= {finished_at.date() for _, finished_at, *_ in recovered ^ _recovered(warehouse)}
         warehouse.append("validated.quarantine", batch.quarantine_frame())
         rows = [(*file, *_counts(batch, file[0])) for file in files]
         warehouse.append("validated.ingested_files", to_frame(rows, _FILE_SCHEMA))
@@ -164,6 +169,21 @@ def _days(frame: pl.DataFrame) -> set[date]:
     """Give the UTC days that the rows are about."""
     names = [name for name in ("observed_at", "terminated_at", "started_at", "finished_at") if name in frame.columns]
     return {day for name in names for day in frame[name].drop_nulls().dt.date().unique()}
+
+
+def _days_of_gap(warehouse: Warehouse, first: date) -> set[date]:
+    """Give the days since the last reading before `first`: a reading after a gap tells what they cost."""
+    before = warehouse.query(
+        "select max(observed_at) as observed_at from validated.billing_snapshots where observed_at < $first",
+        {"first": day_start(first)},
+    ).item()
+    return set() if before is None else set(days_between(before.date(), first))
+
+
+def _recovered(warehouse: Warehouse) -> set[tuple[Any, ...]]:
+    """Give the requests that were completed for their dead writer."""
+    columns = "request_id, finished_at, prompt_tokens, completion_tokens"
+    return set(warehouse.query(f"select {columns} from validated.requests where is_recovered").rows())  # noqa: S608
 
 
 def _store(warehouse: Warehouse, batch: Batch, table: str, frame: pl.DataFrame) -> pl.DataFrame:

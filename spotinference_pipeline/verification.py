@@ -17,7 +17,7 @@ import jsonschema_rs
 import polars as pl
 
 from spotinference_pipeline.errors import RawFileError, VerificationError
-from spotinference_pipeline.publication import (
+from spotinference_pipeline.public_files import (
     CHAIN,
     HISTORY,
     LATEST,
@@ -63,10 +63,9 @@ def verify(published: Storage) -> Verified:
     last = newest[max(newest)]
     if json.loads(files[LATEST]) != last:
         raise VerificationError(f"{LATEST}: expected the newest day's newest revision {last['day']}, found another")
-    for day, document in newest.items():
-        _check_day(files, day, document)
+    recomputed = [day for day, document in newest.items() if _check_day(files, day, document)]
     _check_history(files, newest)
-    return Verified(len(files), len(files[CHAIN].splitlines()), len(newest), last)
+    return Verified(len(files), len(files[CHAIN].splitlines()), len(recomputed), last)
 
 
 def _check_digests(published: Storage) -> dict[str, bytes]:
@@ -122,10 +121,15 @@ def _check_chain(published: Storage, files: dict[str, bytes]) -> dict[str, dict[
     return newest
 
 
-def _check_day(files: dict[str, bytes], day: str, document: dict[str, Any]) -> None:
-    """Run the published queries on the day's published inputs and compare every digit."""
+def _check_day(files: dict[str, bytes], day: str, document: dict[str, Any]) -> bool:
+    """Run the published queries on the day's published inputs and compare every digit.
+
+    A day of an older method is not recomputed, since its queries are no longer published; its digests hold all the same.
+    """
     csv_name, parquet_name = (f"{ROOT}/inputs/{day}.{kind}" for kind in ("csv", "parquet"))
     provenance = document["provenance"]
+    if provenance["method_version"] < _json(METHOD, files[METHOD])["method_version"]:
+        return False
     for name, member in (
         (csv_name, "inputs_sha256"),
         (PAID_SQL, "paid_sql_sha256"),
@@ -145,6 +149,7 @@ def _check_day(files: dict[str, bytes], day: str, document: dict[str, Any]) -> N
             )
     if document["usd_per_million_tokens"] is not None:
         _check_number(day, document, paid, served)
+    return True
 
 
 def _read_inputs(name: str, content: bytes) -> pl.DataFrame:

@@ -83,6 +83,20 @@ class Warehouse:
             raise
         self._connection.execute("commit")
 
+    def copy_for_analysts(self) -> Path:
+        """Copy the whole file to `analyst.duckdb` beside it, replaced at once; open readers keep the old copy.
+
+        The file's lock is held meanwhile, so no other process writes.
+        """
+        self._connection.execute("checkpoint")
+        path = Path(self._connection.execute("select path from duckdb_databases() where not internal").fetchall()[0][0])
+        target, aside = path.with_name("analyst.duckdb"), path.with_name("analyst.duckdb.new")
+        shutil.copyfile(path, aside)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(target)
+        return target
+
     def replace_day(self, table: str, utc_day: date, frame: pl.DataFrame) -> int:
         """Replace one day's rows of a table in one transaction; give the number of rows now there."""
         with self.transaction():
@@ -161,16 +175,6 @@ def read_sql(table: str) -> str:
 def read_checks() -> Sequence[tuple[str, str]]:
     """Give name and SQL of every check, by name."""
     return [(file.stem, file.read_text()) for file in sorted((SQL_DIR / "check").glob("*.sql"))]
-
-
-def copy_for_analysts(path: Path) -> Path:
-    """Copy the closed warehouse to `analyst.duckdb` beside it; readers of the old copy keep what they have open."""
-    target, aside = path.with_name("analyst.duckdb"), path.with_name("analyst.duckdb.new")
-    shutil.copyfile(path, aside)
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    aside.replace(target)
-    return target
 
 
 def _create(path: Path) -> None:

@@ -210,6 +210,7 @@ create table if not exists rollup.resource_days (
     resource_name varchar,
     cost_usd decimal(38, 15) not null,
     edge_usd decimal(38, 15) not null,
+    outside_usd decimal(38, 15) not null,
     readings bigint not null,
     is_excluded boolean not null
 );
@@ -327,6 +328,7 @@ create table if not exists metric.figures (
     snapshot_coverage_ratio decimal(18, 6),
     exact_usage_ratio decimal(18, 6),
     edge_usd decimal(38, 15),
+    outside_usd decimal(38, 15),
     exact_tokens bigint,
     unmeasured_requests bigint,
     duty_cycle_ratio decimal(18, 6),

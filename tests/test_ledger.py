@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spotinference_pipeline import checks, ledger
-from spotinference_pipeline.ledger import Reading
+from spotinference_pipeline.charges import Reading, build_meter
 
 Open = Callable[[], AbstractContextManager[Any]]
 DAY = date(2026, 11, 22)
@@ -428,13 +428,13 @@ def test_F050_the_course_and_its_credits_always_end_at_the_last_reading(steps: A
         readings.append(Reading(at, total, rate))
     kept = [reading for reading in readings[1:-1] if data.draw(st.booleans())]
     for some in (readings, [readings[0], *kept, readings[-1]]):
-        course, credits = ledger.build_meter(some, None, 0)
+        course, credits = build_meter(some, None, 0)
         assert course.until(at) + sum(amount for _, amount in credits) == total
         assert all(amount < 0 for _, amount in credits)
 
 
 def test_two_readings_of_one_instant_make_no_leg() -> None:
-    course, credits = ledger.build_meter([Reading(5, 1, 1), Reading(5, 9, 1)], None, 0)
+    course, credits = build_meter([Reading(5, 1, 1), Reading(5, 9, 1)], None, 0)
     assert list(course.legs) == []
     assert credits == []
 

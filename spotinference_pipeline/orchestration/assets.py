@@ -19,19 +19,19 @@ Results = Iterator[dg.MaterializeResult[Any]]
 POOL = "duckdb_writer"
 OWNERS = ["team:finance-data"]
 VALIDATED = {
-    "validated.exchanges": "Every HTTP exchange with Hyperstack, failed ones included: a minute without a row is a minute in which nobody asked.",
+    "validated.exchanges": "Every HTTP exchange with Hyperstack, failed ones too. No row for a minute: nobody asked.",
     "validated.billing_snapshots": "Running counters of every billed resource, once a minute: USD since its creation.",
-    "validated.billing_history": "Hyperstack's own totals of the organisation, month to date, as they were at each minute.",
+    "validated.billing_history": "Hyperstack's own totals of the organisation, month to date, at each minute.",
     "validated.credit_balances": "The prepaid balance, once a minute.",
     "validated.prices": "The price book, once an hour.",
-    "validated.vm_states": "What each machine's state was: from the fleet list, from events to the second, from the proxy's probes.",
-    "validated.requests": "Every request that ended, with the tokens that vLLM itself reported. No prompts, no answers, no addresses.",
+    "validated.vm_states": "What each machine's state was: from the fleet list, from events, from the proxy's probes.",
+    "validated.requests": "Every request that ended, with the tokens that vLLM itself reported. No prompts, no answers.",
     "validated.engine_counters": "vLLM's own token counters, scraped by the proxy once a minute: a second witness.",
     "validated.quarantine": "What could not be read or broke a contract, with the reason. Nothing disappears silently.",
 }
 LEDGER = {
     "rollup.resource_days": "What each resource's counter moved by on a day.",
-    "rollup.cost_days": "The ledger: what each resource cost on a day, and what for (busy, idle, cold start, parked, storage, network, credit).",
+    "rollup.cost_days": "The ledger: what each resource cost on a day, and what for: busy, idle, cold start, parked, storage ...",
     "rollup.vm_days": "Where each machine's time went on a day: alive, on, busy, starting.",
 }
 LOG_TABLES = frozenset({"validated.requests", "validated.engine_counters"})
@@ -67,7 +67,7 @@ def _raw_specs() -> list[dg.AssetSpec]:
             group_name="raw",
             owners=OWNERS,
             kinds={"json", "rest"},
-            description="Hyperstack's answers, byte for byte, one immutable file a minute. Landed by the sensor `minute_snapshot`.",
+            description="Hyperstack's answers, byte for byte, one file a minute, landed by `minute_snapshot`.",
         ),
         dg.AssetSpec(
             ["raw", "request_log"],

@@ -1,4 +1,4 @@
-"""When things run, all in UTC: the minute snapshot, new log segments, the quarter-hourly ingest, the daily build, late data.
+"""When things run, all in UTC: the minute snapshot, new log segments, the hourly ingest, the daily build, late data.
 
 The minute is a sensor's tick that lands one raw file and opens no database: a run a minute would cost thirty times the
 CPU and 200 MB of storage a day (docs/decisions/0004). A missed tick costs resolution, never money.
@@ -28,14 +28,14 @@ MOST_INGESTS = 1000
 
 def build_schedules(first_day: date) -> list[dg.ScheduleDefinition]:
     """Build the schedules; both run as soon as Dagster's daemon does."""
-    quarter_hourly = dg.ScheduleDefinition(
-        name="quarter_hourly_ingest",
+    hourly = dg.ScheduleDefinition(
+        name="hourly_ingest",
         job_name=INGEST_JOB,
-        cron_schedule="*/15 * * * *",
+        cron_schedule="5 * * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
-    return [quarter_hourly, _daily(first_day)]
+    return [hourly, _daily(first_day)]
 
 
 def _daily(first_day: date) -> dg.ScheduleDefinition:

@@ -10,7 +10,7 @@ from spotinference_pipeline import checks, ledger, publication, snapshot, transf
 from spotinference_pipeline.hyperstack import Hyperstack
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
-from spotinference_pipeline.warehouse import Warehouse, copy_for_analysts, open_warehouse
+from spotinference_pipeline.warehouse import Warehouse, open_warehouse
 
 SAMPLE_ROWS = 8
 
@@ -76,7 +76,10 @@ def build_table(settings: Settings, table: str, days: Sequence[date]) -> list[Wr
     """
     with open_warehouse(settings.warehouse_path) as warehouse:
         wanted = _only_rolled_up(warehouse, days) if table in transform.METRICS else days
-        return [Written(table, day, warehouse.build_day(table, day), _sample(warehouse, table, day)) for day in wanted]
+        return [
+            Written(table, day, transform.build_table(warehouse, table, day), _sample(warehouse, table, day))
+            for day in wanted
+        ]
 
 
 def run_check(settings: Settings, name: str, days: Sequence[date]) -> list[tuple[date, checks.Finding]]:
@@ -91,7 +94,7 @@ def publish(settings: Settings, days: Sequence[date]) -> list[publication.Publis
     with open_warehouse(settings.warehouse_path) as warehouse:
         wanted = _only_rolled_up(warehouse, days)
         done = publication.publish(warehouse, Storage(settings.published), settings, wanted)
-    copy_for_analysts(settings.warehouse_path)
+        warehouse.copy_for_analysts()
     return done
 
 

@@ -35,7 +35,9 @@ seen as (
 ),
 
 edges as (
-    select sum(edge_usd) as edge_usd
+    select
+        sum(edge_usd) as edge_usd,
+        sum(outside_usd) as outside_usd
     from rollup.resource_days
     where utc_day in (cast($utc_day as date), cast($utc_day as date) - 6)
 )
@@ -47,6 +49,7 @@ select
         round(token_sums.exact_requests / nullif(token_sums.reached_requests, 0), 6) as decimal(18, 6)
     ) as exact_usage_ratio,
     cast(coalesce(edges.edge_usd, 0) as decimal(38, 15)) as edge_usd,
+    cast(coalesce(edges.outside_usd, 0) as decimal(38, 15)) as outside_usd,
     cast(
         coalesce(token_sums.exact_prompt_tokens, 0) + coalesce(token_sums.exact_completion_tokens, 0) as bigint
     ) as exact_tokens,
