@@ -354,9 +354,16 @@ class LogLines:
         return {"k": "head", "writer": "test", "started_at": instant, "prev": None, "prev_sha256": None}
 
     def segment(self, *lines: dict[str, Any]) -> bytes:
-        """A head, the lines numbered, and their checksums."""
-        numbered = [{"v": 1, "n": n} | line for n, line in enumerate((self.head(), *lines))]
-        return b"".join(raw.frame(json.dumps(line, separators=(",", ":")).encode()) for line in numbered)
+        """A head, the lines numbered, their checksums, and a seal that fits; none is added where one is given."""
+        last = lines[-1] if lines and lines[-1]["k"] == "seal" else self.seal()
+        content = b""
+        for n, line in enumerate((self.head(), *(line for line in lines if line is not last))):
+            content += self._line(n, line)
+        fitting = {"rows": content.count(b"\n"), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        return content + self._line(fitting["rows"], last | fitting)
+
+    def _line(self, n: int, line: dict[str, Any]) -> bytes:
+        return raw.frame(json.dumps({"v": 1, "n": n} | line, separators=(",", ":")).encode())
 
     def name(self, sequence: int, writer: str = "test") -> str:
         return f"{writer}.00000000.20261122T100000Z.{sequence:06d}.00000000.jsonl"

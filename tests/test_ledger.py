@@ -412,7 +412,8 @@ def test_F050_a_day_without_any_reading_costs_its_share(books: Any) -> None:
     books.reading(f"{MORROW}T12:00", "172.80")
     assert books.build() == {VM: usd(idle="86.4")}
     assert books.resource()["readings"] == 0
-    assert books.resource()["edge_usd"] == Decimal("172.8"), "both midnights are inside one gap"
+    assert books.resource()["edge_usd"] == Decimal("86.4"), "both midnights are inside one gap"
+    assert books.resource()["outside_usd"] == Decimal("86.4")
 
 
 READINGS = st.lists(

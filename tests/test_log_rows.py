@@ -75,7 +75,7 @@ def test_probes_of_a_machine_are_states_and_others_are_only_counted(lines: Any, 
     batch = rows_of(lines.segment(lines.health("10:00", ready=False), lines.health("10:01", vm_id=None)))
     (row,) = batch.rows["validated.vm_states"]
     assert row[:6] == (words.at("10:00"), 700123, "health", None, None, False)
-    assert batch.tallies["file"].accepted == 2
+    assert batch.tallies["file"].accepted == 3
 
 
 def test_the_engine_s_counters_are_rows_with_and_without_the_start_of_its_process(lines: Any, words: Any) -> None:
@@ -87,5 +87,5 @@ def test_the_engine_s_counters_are_rows_with_and_without_the_start_of_its_proces
 
 def test_unknown_kinds_are_kept_count_and_bad_lines_are_refused(lines: Any) -> None:
     batch = rows_of(lines.segment({"k": "weather"}, lines.beat()) + b"torn")
-    assert batch.tallies["file"] == Tally(read=4, accepted=3, quarantined=1, unknown=1)
-    assert batch.quarantine[0][1:4] == (4, "line", "validated.requests")
+    assert batch.tallies["file"] == Tally(read=5, accepted=4, quarantined=1, unknown=1)
+    assert batch.quarantine[0][1:4] == (5, "line", "validated.requests")

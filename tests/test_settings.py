@@ -76,8 +76,8 @@ def test_a_fixed_instant_needs_a_zone(text: str) -> None:
 def test_a_toml_file_holds_the_same_names_and_the_environment_wins(tmp_path: Path) -> None:
     config = tmp_path / "spotinference.toml"
     config.write_text(
-        'publish_inputs = "by_resource"\nhyperstack_url = "https://file.test/v1"\n'
-        "now = 2026-11-23T02:00:00+02:00\n[models]\notter = [7]\n"
+        'spotinference_publish_inputs = "by_resource"\nspotinference_hyperstack_url = "https://file.test/v1"\n'
+        "spotinference_now = 2026-11-23T02:00:00+02:00\n[spotinference_models]\notter = [7]\n"
     )
     found = settings.read(
         {"SPOTINFERENCE_CONFIG": str(config), "SPOTINFERENCE_HYPERSTACK_URL": "https://environment.test/v1"}
@@ -89,11 +89,18 @@ def test_a_toml_file_holds_the_same_names_and_the_environment_wins(tmp_path: Pat
     assert found.now.tzinfo is UTC
 
 
-@pytest.mark.parametrize("line", ["now = 2026-11-23T00:00:00", "now = 2026-11-23"])
+@pytest.mark.parametrize("line", ["spotinference_now = 2026-11-23T00:00:00", "spotinference_now = 2026-11-23"])
 def test_an_instant_in_a_toml_file_needs_a_zone_too(tmp_path: Path, line: str) -> None:
     config = tmp_path / "spotinference.toml"
     config.write_text(line)
     with pytest.raises(SettingsError, match=r"SPOTINFERENCE_NOW: .*an instant with a zone"):
+        settings.read({"SPOTINFERENCE_CONFIG": str(config)})
+
+
+def test_a_name_in_a_toml_file_without_the_prefix_is_refused_not_ignored(tmp_path: Path) -> None:
+    config = tmp_path / "spotinference.toml"
+    config.write_text('data_dir = "/somewhere"')
+    with pytest.raises(SettingsError, match=r"expected names such as spotinference_data_dir, found 'data_dir'"):
         settings.read({"SPOTINFERENCE_CONFIG": str(config)})
 
 
@@ -158,7 +165,7 @@ def test_F057_the_key_and_the_database_password_are_never_shown() -> None:
 @pytest.mark.parametrize("name", ["hyperstack_api_key", "dagster_postgres_url"])
 def test_F057_a_secret_of_a_wrong_type_is_not_quoted(tmp_path: Path, name: str) -> None:
     config = tmp_path / "spotinference.toml"
-    config.write_text(f"{name} = 5318008")
+    config.write_text(f"spotinference_{name} = 5318008")
     with pytest.raises(SettingsError, match=f"SPOTINFERENCE_{name.upper()}") as caught:
         settings.read({"SPOTINFERENCE_CONFIG": str(config)})
     assert "5318008" not in str(caught.value)

@@ -235,12 +235,12 @@ def test_the_copy_for_analysts_is_a_whole_database_and_old_readers_keep_theirs(t
     path = tmp_path / "warehouse.duckdb"
     with open_warehouse(path) as opened:
         opened.append(TABLE, paid("1"))
-    copy = warehouse.copy_for_analysts(path)
+        copy = opened.copy_for_analysts()
     assert copy == tmp_path / "analyst.duckdb"
     with duckdb.connect(copy, read_only=True) as reader:
         with open_warehouse(path) as opened:
             opened.append(TABLE, paid("2"))
-        warehouse.copy_for_analysts(path)
+            opened.copy_for_analysts()
         assert reader.sql(f"select count(*) from {TABLE}").fetchall() == [(1,)]
     with duckdb.connect(copy, read_only=True) as reader:
         assert reader.sql(f"select count(*) from {TABLE}").fetchall() == [(2,)]
