@@ -668,7 +668,8 @@ def serve() -> Callable[..., AbstractContextManager[Served]]:
             server = Served(process, data_dir)
             try:
                 assert process.stdout
-                assert (line := process.stdout.readline()), f"the server did not start; {server.read_logs()[-4000:]}"
+                line = process.stdout.readline()
+                assert line, f"the server did not start; {server.read_logs()[-4000:]}"
                 server.url = line.split()[-1]
                 yield server
             finally:

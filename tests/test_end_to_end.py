@@ -46,7 +46,9 @@ def scenario() -> Scenario:
     return dataclasses.replace(whole, requests=tuple(r for r in requests if r.request_id in kept))
 
 
-async def test_a_day_lived_over_http_gives_the_simulators_truth_to_the_last_digit(scenario: Scenario, tmp_path: Path) -> None:
+async def test_a_day_lived_over_http_gives_the_simulators_truth_to_the_last_digit(
+    scenario: Scenario, tmp_path: Path
+) -> None:
     midnight_s = int(MIDNIGHT.timestamp())
     lay_down_raw(scenario, tmp_path, midnight_s - 60)
     lay_down_log(scenario, tmp_path / "request_log", midnight_s)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spotinference_pipeline import checks, ledger
+from spotinference_pipeline import checks
 from spotinference_pipeline.charges import Reading, build_meter
 
 Open = Callable[[], AbstractContextManager[Any]]

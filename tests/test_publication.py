@@ -19,7 +19,7 @@ from spotinference_pipeline.errors import PublicationError, RawFileError
 from spotinference_pipeline.publication import CHAIN, HISTORY, LATEST, MANIFEST, METHOD, ROOT
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
-from spotinference_pipeline.warehouse import Warehouse, read_sql
+from spotinference_pipeline.warehouse import Warehouse, open_scratch, read_sql
 
 DAY = date(2026, 11, 22)
 Make = Callable[..., Any]
@@ -529,7 +529,7 @@ def test_the_recipe_on_the_method_page_gives_the_published_sums(
     assert "set variable utc_day = date '2026-11-22';" in target.read(f"{ROOT}/method/index.html").decode().replace(
         "&#39;", "'"
     )
-    with publication.open_scratch() as reader:
+    with open_scratch() as reader:
         reader.append("metric.inputs", pl.read_parquet(target.read(f"{ROOT}/inputs/2026-11-22.parquet")))
         reader.execute("set variable utc_day = date '2026-11-22'")
         sums = {

@@ -32,6 +32,7 @@ FIGURES = {
     "snapshot_coverage_ratio": Decimal("0.999800"),
     "exact_usage_ratio": Decimal("0.999100"),
     "edge_usd": Decimal("0.500000000000000"),
+    "outside_usd": Decimal("0"),
     "exact_tokens": 213_151_234,
     "unmeasured_requests": 0,
     "duty_cycle_ratio": Decimal("0.410000"),
@@ -129,10 +130,10 @@ def test_coverage_at_the_gate_is_enough() -> None:
     assert build(figures={"snapshot_coverage_ratio": Decimal("0.95")})["status"] == "provisional"
 
 
-def test_bounds_are_the_sure_spend_over_all_tokens_and_all_spend_over_exact_tokens() -> None:
+def test_bounds_are_the_sure_spend_over_all_tokens_and_all_possible_spend_over_exact_tokens() -> None:
     cost = {"paid_usd": Decimal("10"), "served_tokens": 3_000_000}
-    bounds = build(cost, {"edge_usd": Decimal("1"), "exact_tokens": 2_999_999})["bounds"]
-    assert bounds == {"low": "3.000000", "high": "3.333335"}
+    facts = {"edge_usd": Decimal("1"), "outside_usd": Decimal("2"), "exact_tokens": 2_999_999}
+    assert build(cost, facts)["bounds"] == {"low": "3.000000", "high": "4.000002"}
 
 
 def test_bounds_are_rounded_outwards() -> None:

@@ -253,11 +253,17 @@ def test_malformed_log_lines_are_quarantined_and_the_rest_is_counted(desk: Any, 
     torn = lines.segment(lines.end(5), lines.end(6))[:-5]
     desk.log.write(lines.name(1), good + wrong_type + negative + bad_crc + beyond + torn)
     assert desk.ingest().rows_quarantined == 1 + 1 + 3 + 1 + 1
-    assert [row[0][-1] for row in desk.rows("select request_id from validated.requests order by all")] == ["1", "5", "6"]
+    assert [row[0][-1] for row in desk.rows("select request_id from validated.requests order by all")] == [
+        "1",
+        "5",
+        "6",
+    ]
     assert_adds_up(desk)
 
 
-def test_a_segment_that_lost_a_row_or_does_not_fit_its_seal_is_flagged_and_its_rows_count(desk: Any, lines: Any) -> None:
+def test_a_segment_that_lost_a_row_or_does_not_fit_its_seal_is_flagged_and_its_rows_count(
+    desk: Any, lines: Any
+) -> None:
     whole = lines.segment(lines.end(1), lines.end(2)).splitlines(keepends=True)
     desk.log.write(lines.name(1), b"".join(whole[:1] + whole[2:]))
     desk.log.write(lines.name(2), b"".join(lines.segment(lines.end(3)).splitlines(keepends=True)[:-1]))

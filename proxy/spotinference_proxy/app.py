@@ -120,9 +120,7 @@ class Proxy:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._stop_seconds)
 
-    async def _listen(
-        self, address: tuple[str, int], handler: Callable[[web.Request], object]
-    ) -> tuple[str, int]:
+    async def _listen(self, address: tuple[str, int], handler: Callable[[web.Request], object]) -> tuple[str, int]:
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_route("*", "/{path:.*}", handler)  # type: ignore[arg-type]
         runner = web.AppRunner(
@@ -192,9 +190,7 @@ class Proxy:
             relay.leave()  # the task goes on until the record is written
             raise
 
-    async def _refuse(
-        self, record: RequestRecord, status: int, message: str, is_logged: bool
-    ) -> web.Response:
+    async def _refuse(self, record: RequestRecord, status: int, message: str, is_logged: bool) -> web.Response:
         record.status = status
         if is_logged:
             try:

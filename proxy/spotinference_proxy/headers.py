@@ -21,9 +21,7 @@ _CREDENTIALS = frozenset({"authorization", "x-api-key"})
 Fields = Iterable[tuple[str, str]]
 
 
-def render_request(
-    fields: Fields, request_id: str, credentials: dict[str, str], *, has_keys: bool
-) -> CIMultiDict[str]:
+def render_request(fields: Fields, request_id: str, credentials: dict[str, str], *, has_keys: bool) -> CIMultiDict[str]:
     """Return what vLLM gets: the client's key only if the proxy neither checks keys nor has its own."""
     refused = _OURS | _CREDENTIALS if has_keys or credentials else _OURS
     passed = CIMultiDict((name, value) for name, value in _end_to_end(fields) if name.lower() not in refused)
@@ -35,18 +33,13 @@ def render_request(
 def render_answer(fields: Fields, *, keeps_length: bool) -> CIMultiDict[str]:
     """Return what the client gets; the length only if no byte is taken out."""
     return CIMultiDict(
-        (name, value)
-        for name, value in _end_to_end(fields)
-        if keeps_length or name.lower() != "content-length"
+        (name, value) for name, value in _end_to_end(fields) if keeps_length or name.lower() != "content-length"
     )
 
 
 def _end_to_end(fields: Fields) -> list[tuple[str, str]]:
     fields = list(fields)
     named = {
-        token.strip().lower()
-        for name, value in fields
-        if name.lower() == "connection"
-        for token in value.split(",")
+        token.strip().lower() for name, value in fields if name.lower() == "connection" for token in value.split(",")
     }
     return [(name, value) for name, value in fields if name.lower() not in _HOP_BY_HOP | named]

@@ -68,20 +68,13 @@ def parse_line(line: bytes) -> dict[str, Any]:
     """
     tail = _TAIL.search(line)
     if tail is None or len(line) > MAX_LINE_BYTES:
-        raise RecordError(
-            f"line of {len(line)} bytes: expected a CRC as its last member, found {line[-20:]!r}"
-        )
+        raise RecordError(f"line of {len(line)} bytes: expected a CRC as its last member, found {line[-20:]!r}")
     body = line[: tail.start()]
     expected = f"{google_crc32c.value(body):08x}".encode()
     if tail[1] != expected:
         raise RecordError(f"line: expected CRC {expected.decode()}, found {tail[1].decode()}")
     row = parse_object(line)
-    if (
-        row is None
-        or row.get("v") != VERSION
-        or type(row.get("n")) is not int
-        or not isinstance(row.get("k"), str)
-    ):
+    if row is None or row.get("v") != VERSION or type(row.get("n")) is not int or not isinstance(row.get("k"), str):
         raise RecordError(f"line: expected an object of version {VERSION}, found {line[:40]!r}")
     return row
 

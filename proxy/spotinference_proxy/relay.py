@@ -168,9 +168,7 @@ class Relay:
     async def _begin_answer(self, found: aiohttp.ClientResponse, *, is_stream: bool) -> web.StreamResponse:
         asked = self._asked
         if is_stream and (asked.hides_final_usage or asked.hides_running_usage):
-            self._stripper = UsageStripper(
-                hides_final=asked.hides_final_usage, hides_running=asked.hides_running_usage
-            )
+            self._stripper = UsageStripper(hides_final=asked.hides_final_usage, hides_running=asked.hides_running_usage)
         headers = render_answer(found.headers.items(), keeps_length=self._stripper is None)
         self._answer = web.StreamResponse(status=found.status, reason=found.reason, headers=headers)
         if not self._is_gone:

@@ -64,9 +64,7 @@ def read_keys_file(environ: Mapping[str, str]) -> Path:
     """Return the keys file for `key new`. Raises: SettingsError when none is set."""
     found = _merged(environ).get("proxy_keys_file")
     if not found:
-        raise SettingsError(
-            f"{PREFIX}PROXY_KEYS_FILE: not set; set it to the file that shall hold the keys' digests"
-        )
+        raise SettingsError(f"{PREFIX}PROXY_KEYS_FILE: not set; set it to the file that shall hold the keys' digests")
     return Path(str(found))
 
 
@@ -94,9 +92,7 @@ def _merged(environ: Mapping[str, str]) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise SettingsError(f"{CONFIG}: {path}: {error}; give a readable TOML file") from error
     start = PREFIX.lower()
-    lowered = values | {
-        key.lower(): value for key, value in environ.items() if key.startswith(PREFIX) and value
-    }
+    lowered = values | {key.lower(): value for key, value in environ.items() if key.startswith(PREFIX) and value}
     return {key.removeprefix(start): value for key, value in lowered.items() if key.startswith(start)}
 
 
@@ -114,9 +110,7 @@ def _upstreams(value: Any) -> tuple[UpstreamSettings, ...]:
         raise SettingsError(f"{name}: {error}; expected a JSON list such as {example}") from error
     for upstream in found:
         if not re.fullmatch(r"https?://[^@\s?#]+", upstream.url):
-            raise SettingsError(
-                f"{name}: expected an http(s) URL without login or query, found {upstream.url!r}"
-            )
+            raise SettingsError(f"{name}: expected an http(s) URL without login or query, found {upstream.url!r}")
     if not found:
         raise SettingsError(f"{name}: the list is empty; expected such as {example}")
     return tuple(msgspec.structs.replace(upstream, url=upstream.url.rstrip("/")) for upstream in found)
@@ -144,7 +138,5 @@ def _instant(value: Any) -> datetime | None:
     except ValueError:
         instant = None
     if instant is None or instant.tzinfo is None:
-        raise SettingsError(
-            f"{PREFIX}NOW: expected an RFC 3339 instant such as 2026-11-22T00:00:00Z, found {value!r}"
-        )
+        raise SettingsError(f"{PREFIX}NOW: expected an RFC 3339 instant such as 2026-11-22T00:00:00Z, found {value!r}")
     return instant

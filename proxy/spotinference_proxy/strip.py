@@ -26,8 +26,7 @@ class UsageStripper:
     def feed(self, chunk: bytes) -> bytes:
         """Return what of the events completed by this read the client may see."""
         return b"".join(
-            self._filter(piece.content) if piece.is_event else piece.content
-            for piece in self._events.feed(chunk)
+            self._filter(piece.content) if piece.is_event else piece.content for piece in self._events.feed(chunk)
         )
 
     def finish(self) -> bytes:

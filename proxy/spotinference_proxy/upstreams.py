@@ -69,9 +69,7 @@ class Upstream:
         url = f"{self.url}/inference/v1/abort_requests"
         with suppress(*_FAILURES):
             headers = {**self.credentials, "Content-Type": "application/json"}  # the session adds none by itself
-            async with session.post(
-                url, json={"request_ids": list(ids)}, headers=headers, timeout=_limit()
-            ) as answer:
+            async with session.post(url, json={"request_ids": list(ids)}, headers=headers, timeout=_limit()) as answer:
                 return answer.status == 200
         return False
 
@@ -97,9 +95,7 @@ class UpstreamPool:
     def choose(self, model: str | None) -> Upstream | None:
         """Return a ready upstream of `model`; of any for no or an unknown model, so that vLLM answers it."""
         serving = [
-            one
-            for one in self.upstreams
-            if model is None or model in one.settings.models or not one.settings.models
+            one for one in self.upstreams if model is None or model in one.settings.models or not one.settings.models
         ]
         ready = [one for one in (serving or self.upstreams) if one.is_ready]
         return min(ready, key=lambda one: one.in_flight, default=None)
@@ -111,9 +107,7 @@ class UpstreamPool:
 
     async def engine_rows(self, session: aiohttp.ClientSession, clock: Callable[[], datetime]) -> list[Row]:
         """Scrape the ready upstreams' counters."""
-        rows = await asyncio.gather(
-            *(one.engine_row(session, clock) for one in self.upstreams if one.is_ready)
-        )
+        rows = await asyncio.gather(*(one.engine_row(session, clock) for one in self.upstreams if one.is_ready))
         return [row for row in rows if row is not None]
 
     async def merged_models(self, session: aiohttp.ClientSession) -> dict[str, Any]:
@@ -148,9 +142,7 @@ def parse_counters(page: str) -> dict[str, Any]:
                 totals[match["name"]] = totals.get(match["name"], Decimal(0)) + value
     started = totals.get("process_start_time_seconds")
     return {
-        "process_started_at": render_instant(datetime.fromtimestamp(float(started), UTC))
-        if started
-        else None,
+        "process_started_at": render_instant(datetime.fromtimestamp(float(started), UTC)) if started else None,
         "prompt_tokens_total": _whole(totals.get("vllm:prompt_tokens_total")),
         "generation_tokens_total": _whole(totals.get("vllm:generation_tokens_total")),
     }

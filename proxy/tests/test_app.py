@@ -1,4 +1,3 @@
-# ruff: noqa: N802
 """The proxy as a whole: who may ask what, the rows of a minute, start and stop."""
 
 import asyncio

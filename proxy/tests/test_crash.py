@@ -1,4 +1,3 @@
-# ruff: noqa: N802
 """The whole proxy, killed with clients on it: who saw the end of an answer has a record."""
 
 import asyncio

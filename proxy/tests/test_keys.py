@@ -1,4 +1,3 @@
-# ruff: noqa: N802
 import hashlib
 import json
 import os

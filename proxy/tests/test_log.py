@@ -1,4 +1,3 @@
-# ruff: noqa: N802
 import asyncio
 import os
 import threading

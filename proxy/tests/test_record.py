@@ -1,4 +1,3 @@
-# ruff: noqa: N802
 import json
 import re
 import uuid
@@ -51,9 +50,7 @@ def test_F011_every_flipped_bit_is_noticed() -> None:
 
 
 def test_F073_over_long_and_odd_strings_are_cut_and_stay_one_line() -> None:
-    record = RequestRecord(
-        new_request_id(AT), AT, "/v1/" + "a" * 9000, requested_model="\n\x00\u2028\ud800" * 9000
-    )
+    record = RequestRecord(new_request_id(AT), AT, "/v1/" + "a" * 9000, requested_model="\n\x00\u2028\ud800" * 9000)
     line = render_line(record.begin(), 1)
     assert len(line) <= MAX_LINE_BYTES
     assert line.splitlines(keepends=True) == [line]
@@ -66,9 +63,7 @@ def test_what_is_too_long_without_strings_is_refused() -> None:
         render_line({"k": "x", "many": list(range(9000))}, 0)
 
 
-@pytest.mark.parametrize(
-    "body", [b'{"v":2,"k":"x","n":0', b'{"v":1,"n":0', b'{"v":1,"k":"x","n":true', b"[1", b"{,"]
-)
+@pytest.mark.parametrize("body", [b'{"v":2,"k":"x","n":0', b'{"v":1,"n":0', b'{"v":1,"k":"x","n":true', b"[1", b"{,"])
 def test_another_version_or_shape_is_refused(body: bytes) -> None:
     with pytest.raises(RecordError, match="version 1"):
         parse_line(body + f',"c":"{google_crc32c.value(body):08x}"}}\n'.encode())

@@ -1,4 +1,3 @@
-# ruff: noqa: N802
 """One request through a real socket: what the client sees, what vLLM is asked, what the log says."""
 
 import asyncio
@@ -66,9 +65,7 @@ def running(vllm, *, after_abort: bytes = LAST, first: bytes = event(0, 3)) -> C
 
 
 @pytest.mark.parametrize("size", [0, 1, 50])
-@pytest.mark.parametrize(
-    "name", ["chat_stream_continuous", "chat_stream_final_usage", "chat_stream_no_usage"]
-)
+@pytest.mark.parametrize("name", ["chat_stream_continuous", "chat_stream_final_usage", "chat_stream_no_usage"])
 async def test_F022_a_client_sees_the_stream_it_asked_for(rig, name: str, size: int) -> None:
     case, body = recording(name)
     rig.vllm.script = answering(body, size=size)
@@ -109,14 +106,10 @@ async def test_every_kind_of_answer_passes_byte_for_byte(rig, name: str) -> None
     begin, end = rig.rows("begin")[0], rig.rows("end")[0]
     assert end["model"] == case["model"]
     assert end["requested_model"] == "alias"
-    assert (end["status"], end["upstream_status"], end["choices"]) == (case["status"],) * 2 + (
-        case["choices"],
-    )
+    assert (end["status"], end["upstream_status"], end["choices"]) == (case["status"],) * 2 + (case["choices"],)
     assert end["end_reason"] == ("upstream_error" if case["outcome"] == "error" else "complete")
     assert [end["prompt_tokens"], end["completion_tokens"]] == (case["usage"] or [None, None])[:2]
-    assert {key: end[key] for key in begin if key not in "kcn"} == {
-        k: begin[k] for k in begin if k not in "kcn"
-    }
+    assert {key: end[key] for key in begin if key not in "kcn"} == {k: begin[k] for k in begin if k not in "kcn"}
 
 
 async def test_F026_the_request_id_is_the_proxys_own_and_headers_pass_both_ways(rig) -> None:
@@ -285,9 +278,7 @@ async def test_a_client_that_reads_done_and_hangs_up_has_a_complete_request(rig)
 
 
 @pytest.mark.parametrize(("sent", "is_partial"), [(b"", False), (event(0, 3), True)])
-async def test_F025_a_truncated_upstream_breaks_the_clients_connection(
-    rig, sent: bytes, is_partial: bool
-) -> None:
+async def test_F025_a_truncated_upstream_breaks_the_clients_connection(rig, sent: bytes, is_partial: bool) -> None:
     async def script(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await answer.prepare(request)
@@ -438,9 +429,7 @@ async def test_F030_a_client_that_stops_reading_and_leaves_is_noticed(rig) -> No
     await rig.start()
     with socket.create_connection(rig.proxy.address) as client:
         text = json.dumps(STREAM)
-        client.sendall(
-            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
-        )
+        client.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
         await asyncio.sleep(0.3)
     (end,) = await rig.ends()
     assert (end["end_reason"], end["usage_source"], end["completion_tokens"]) == (

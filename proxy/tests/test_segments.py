@@ -1,4 +1,3 @@
-# ruff: noqa: N802
 import fcntl
 import hashlib
 import os
@@ -125,9 +124,7 @@ def test_lines_out_of_order_end_the_valid_prefix(tmp_path: Path) -> None:
     segment = new_segment(tmp_path)
     segment.append([HEAD, begin("a"), end("a")])
     first, second, third = segment.path.read_bytes().splitlines(keepends=True)
-    assert [
-        scan(b"".join(p)).rows for p in ((first, third), (second,), (first, first), (first, second, second))
-    ] == [
+    assert [scan(b"".join(p)).rows for p in ((first, third), (second,), (first, first), (first, second, second))] == [
         1,
         0,
         1,
@@ -218,12 +215,7 @@ def test_F003_no_acknowledged_row_is_lost_by_kill_9(tmp_path: Path, count: int) 
     folder = tmp_path / "log"
     acknowledged = acknowledged_at_kill(folder, "durable", count)
     recover(folder)
-    kept = [
-        row["request_id"]
-        for path in sorted(folder.glob("*.jsonl"))
-        for row in lines(path)
-        if row["k"] == "end"
-    ]
+    kept = [row["request_id"] for path in sorted(folder.glob("*.jsonl")) for row in lines(path) if row["k"] == "end"]
     assert len(kept) == len(set(kept))
     assert {str(i) for i in range(1, acknowledged + 1)} <= set(kept)
     assert not list(folder.glob("*.open"))

@@ -1,4 +1,3 @@
-# ruff: noqa: N802
 from pathlib import Path
 
 import pytest
@@ -58,9 +57,7 @@ def test_a_wrong_setting_is_named_in_one_line(name: str, value: str, message: st
 
 
 def test_F038_with_keys_it_may_listen_anywhere() -> None:
-    found = read_settings(
-        BASE | {"SPOTINFERENCE_PROXY_LISTEN": "0.0.0.0:80", "SPOTINFERENCE_PROXY_KEYS_FILE": "/k"}
-    )
+    found = read_settings(BASE | {"SPOTINFERENCE_PROXY_LISTEN": "0.0.0.0:80", "SPOTINFERENCE_PROXY_KEYS_FILE": "/k"})
     assert (found.listen, found.keys_file) == (("0.0.0.0", 80), Path("/k"))
     assert read_settings(BASE | {"SPOTINFERENCE_PROXY_LISTEN": "localhost:80"}).listen == ("localhost", 80)
 

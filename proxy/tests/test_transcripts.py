@@ -4,7 +4,6 @@ The recordings in fixtures/ always run. A folder of recordings from a real vLLM,
 counts, runs too where there is one.
 """
 
-# ruff: noqa: N802
 import json
 import os
 import re
@@ -17,9 +16,7 @@ from spotinference_proxy.usage import Usage, UsageReader
 
 FIXTURES = Path(__file__).parent / "fixtures"
 REPOSITORY = Path(__file__).parents[2]
-RECORDED = Path(
-    os.environ.get("SPOTINFERENCE_VLLM_TRANSCRIPTS", REPOSITORY.parent / "shared" / "vllm-transcripts")
-)
+RECORDED = Path(os.environ.get("SPOTINFERENCE_VLLM_TRANSCRIPTS", REPOSITORY.parent / "shared" / "vllm-transcripts"))
 MAX_SPLITS = 700  # of a long recording; the short ones are cut at every byte
 
 
@@ -72,11 +69,7 @@ def recorded_cases() -> list[Case]:
                 if visible in ("none", "token_ids")
                 else Usage(truth["prompt_tokens"], truth["completion_tokens"]),
                 is_final=truth["complete"] and visible not in ("none", "token_ids"),
-                outcome="error"
-                if "error" in one["name"]
-                else "open"
-                if one["closed_by"] == "client"
-                else "done",
+                outcome="error" if "error" in one["name"] else "open" if one["closed_by"] == "client" else "done",
             )
         )
     return cases

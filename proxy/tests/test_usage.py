@@ -1,4 +1,3 @@
-# ruff: noqa: N802
 import json
 from itertools import pairwise
 
@@ -43,9 +42,7 @@ events = st.lists(
 )
 
 
-@given(
-    events, st.sampled_from(["\n", "\r\n", "\r"]), st.lists(st.integers(0, 2000), max_size=12), st.booleans()
-)
+@given(events, st.sampled_from(["\n", "\r\n", "\r"]), st.lists(st.integers(0, 2000), max_size=12), st.booleans())
 def test_F022_any_cut_of_any_stream_gives_the_same(found, line_end, cuts, has_end) -> None:
     text = "".join(f"data: {json.dumps(e, ensure_ascii=False)}\n\n: note\n\n" for e in found)
     body = (text + "data: [DONE]\n\n" * has_end).replace("\n", line_end).encode()
@@ -91,9 +88,7 @@ def test_details_may_be_absent_null_or_odd() -> None:
     assert parse_usage(base | {"prompt_tokens_details": {"cached_tokens": 0}}) == Usage(5, 1, 0)
 
 
-@pytest.mark.parametrize(
-    "text", [b"NaN", b'{"a":NaN}', b'{"a":Infinity}', b"[" * 100_000, b"\xff", b"[1]", b""]
-)
+@pytest.mark.parametrize("text", [b"NaN", b'{"a":NaN}', b'{"a":Infinity}', b"[" * 100_000, b"\xff", b"[1]", b""])
 def test_only_strict_json_objects_are_read(text: bytes) -> None:
     assert parse_object(text) is None
 

@@ -1,4 +1,3 @@
-# ruff: noqa: N802
 import hashlib
 import os
 from collections.abc import Callable
@@ -80,9 +79,7 @@ def test_a_segment_is_sealed_by_size_and_by_age_but_not_empty(tmp_path: Path, cl
     writer.close()
 
 
-def test_F006_after_a_failed_sync_the_batch_is_cut_and_the_next_segment_is_used(
-    tmp_path: Path, clock
-) -> None:
+def test_F006_after_a_failed_sync_the_batch_is_cut_and_the_next_segment_is_used(tmp_path: Path, clock) -> None:
     calls = Calls(fdatasync=failing(os.fdatasync, lambda n: n == 3))
     writer = started(tmp_path, clock, calls=calls)
     writer.write([begin("a")])
@@ -102,9 +99,7 @@ def test_F006_after_a_failed_sync_the_batch_is_cut_and_the_next_segment_is_used(
 
 @pytest.mark.parametrize("name", ["write", "fdatasync", "fsync", "ftruncate", "rename"])
 @pytest.mark.parametrize("lasting", [False, True])
-def test_F006_no_failing_call_loses_an_acknowledged_row(
-    tmp_path: Path, clock, name: str, lasting: bool
-) -> None:
+def test_F006_no_failing_call_loses_an_acknowledged_row(tmp_path: Path, clock, name: str, lasting: bool) -> None:
     for at in range(1, 16):
         folder = tmp_path / str(at)
         faults = [True]
@@ -198,9 +193,7 @@ def test_more_running_requests_than_a_seal_can_hold_are_all_named(tmp_path: Path
     recover(tmp_path)
     dead = [one for rows in sealed(tmp_path) if rows[-1]["by"] == "recovery" for one in rows[-1]["open"]]
     assert dead == ids
-    assert all(
-        len(line) <= 16384 for p in tmp_path.glob("*.jsonl") for line in p.read_bytes().splitlines(True)
-    )
+    assert all(len(line) <= 16384 for p in tmp_path.glob("*.jsonl") for line in p.read_bytes().splitlines(True))
 
 
 def test_who_has_no_end_row_at_the_stop_will_never_have_one(tmp_path: Path, clock) -> None:

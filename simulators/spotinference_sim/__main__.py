@@ -75,9 +75,7 @@ async def _serve(scenario: Scenario, clock: Clock, options: argparse.Namespace) 
         await simulators.stop()
 
 
-async def _play_until(
-    stopped: asyncio.Event, scenario: Scenario, clock: Clock, options: argparse.Namespace
-) -> None:
+async def _play_until(stopped: asyncio.Event, scenario: Scenario, clock: Clock, options: argparse.Namespace) -> None:
     """Send the scenario's traffic where that is asked for, until told to stop."""
     if options.traffic:
         playing = asyncio.ensure_future(play(scenario, clock, options.traffic, options.traffic_key))
@@ -94,9 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     about.add_argument("--seed", type=int, required=True)
     about.add_argument("--start-day", type=date.fromisoformat, required=True, help="first UTC day")
     about.add_argument("--days", type=int, required=True)
-    lay = commands.add_parser(
-        "lay-down", parents=[about], help="write past days as raw files and log segments"
-    )
+    lay = commands.add_parser("lay-down", parents=[about], help="write past days as raw files and log segments")
     lay.add_argument("--data-dir", type=Path, required=True)
     lay.add_argument("--log-dir", type=Path, help="default: DATA_DIR/request_log")
     lay.add_argument("--until", help="instant, default: 15 minutes after the last day")

@@ -74,9 +74,7 @@ class VirtualClock:
         Raises: ValueError when the instant lies in the past.
         """
         if instant < self._now:
-            raise ValueError(
-                f"clock stands at {self._now.isoformat()}, cannot go back to {instant.isoformat()}"
-            )
+            raise ValueError(f"clock stands at {self._now.isoformat()}, cannot go back to {instant.isoformat()}")
         await self._settle()
         while self._sleepers and self._sleepers[0][0] <= instant:
             due, _, woken = heapq.heappop(self._sleepers)

@@ -37,9 +37,7 @@ class HyperstackAnswers:
     def __init__(self, scenario: Scenario, lag: bool = False) -> None:
         meters = HyperstackMeters(scenario, lag)
         self.core = HyperstackCore(scenario)
-        self._routes = _routes(
-            HyperstackBilling(scenario, meters), HyperstackHistory(scenario, meters), self.core
-        )
+        self._routes = _routes(HyperstackBilling(scenario, meters), HyperstackHistory(scenario, meters), self.core)
 
     def answer(self, path: str, query: Mapping[str, str], now_us: int) -> Answer:
         """Answer a GET at an instant; refusals come as the error envelope."""

@@ -53,9 +53,7 @@ class HyperstackCore:
 
     def fleet_key(self, now_s: int) -> Hashable:
         """Name everything that the machine list depends on: equal keys, equal lists."""
-        return tuple(
-            spell.start_s if (spell := r.spell_at(now_s)) else None for r in self._scenario.resources
-        )
+        return tuple(spell.start_s if (spell := r.spell_at(now_s)) else None for r in self._scenario.resources)
 
     def vms(self, call: Call) -> Json:
         """List the machines, oldest first; deleted ones are gone."""

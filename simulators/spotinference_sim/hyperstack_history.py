@@ -89,9 +89,7 @@ class HyperstackHistory:
         row = self._row(resource, start_us, min(end_us, call.now_us), call.now_us)
         bill = row["metrics"]["incurred_bill"]
         row["metrics"] = {"incurred_bill": bill, "incurred_bill_graph": points}
-        return self._detail_envelope(
-            call, {"billing_history": [row], "total_count": 1, "granularity": step_s}
-        )
+        return self._detail_envelope(call, {"billing_history": [row], "total_count": 1, "granularity": step_s})
 
     def billing_events(self, call: Call) -> Json:
         """Answer with the spells that overlap the window, each with its cost in it."""

@@ -77,15 +77,11 @@ class Recorder:
             yield "/pricebook", {}
             yield "/core/volumes", {}
 
-    def _exchange(
-        self, minute_s: int, path: str, query: dict[str, str], started_us: int, latency_us: int
-    ) -> bytes:
+    def _exchange(self, minute_s: int, path: str, query: dict[str, str], started_us: int, latency_us: int) -> bytes:
         finished_us = started_us + latency_us
         asked_us = started_us + latency_us // 2
-        if path == VMS:
-            answered = self._fleet_answer(asked_us)
-        else:
-            answered = _spelt(self._answers.answer(path, query, asked_us))
+        is_fleet = path == VMS
+        answered = self._fleet_answer(asked_us) if is_fleet else _spelt(self._answers.answer(path, query, asked_us))
         date = http_date(finished_us // SECOND_US)
         return sealed(
             f'{{"v":1,"scheduled_at":"{text_us(minute_s * SECOND_US)}","started_at":"{text_us(started_us)}"'

@@ -43,9 +43,7 @@ def lay_down_log(scenario: Scenario, log_dir: Path, until_s: int) -> None:
 
 
 def _segment(rows: list[tuple[str, str]], running: list[str]) -> bytes:
-    body = b"".join(
-        sealed(f'{{"v":1,"k":"{kind}","n":{place},{rest}') for place, (kind, rest) in enumerate(rows)
-    )
+    body = b"".join(sealed(f'{{"v":1,"k":"{kind}","n":{place},{rest}') for place, (kind, rest) in enumerate(rows))
     seal = f'{{"v":1,"k":"seal","n":{len(rows)},"rows":{len(rows)},"bytes":{len(body)}'
     unended = json.dumps(running, separators=_COMPACT)
     seal += f',"sha256":"{sha256(body).hexdigest()}","open":{unended},"torn":0,"by":"writer"'

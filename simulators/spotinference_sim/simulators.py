@@ -70,8 +70,4 @@ class Simulators:
 
 def upstreams(scenario: Scenario, vllm_url: str) -> list[dict[str, Any]]:
     """List the engines of a scenario under an address."""
-    return [
-        {"url": f"{vllm_url}/vm/{vm.id}", "vm_id": vm.id, "models": [vm.model]}
-        for vm in scenario.vms
-        if vm.model
-    ]
+    return [{"url": f"{vllm_url}/vm/{vm.id}", "vm_id": vm.id, "models": [vm.model]} for vm in scenario.vms if vm.model]

@@ -73,9 +73,7 @@ def truth(scenario: Scenario, day: date, requests: Sequence[Request] | None = No
     return {"day": day.isoformat(), "window": window, **_figures(total), "days": days}
 
 
-def _day_truth(
-    scenario: Scenario, day: date, busy: dict[int, list[Span]], requests: Iterable[Request]
-) -> DayTruth:
+def _day_truth(scenario: Scenario, day: date, busy: dict[int, list[Span]], requests: Iterable[Request]) -> DayTruth:
     result = DayTruth()
     start_us = day_start_s(day) * SECOND_US
     end_us = start_us + DAY_S * SECOND_US
@@ -137,9 +135,7 @@ def _figures(one: DayTruth) -> dict[str, Any]:
     """Render the figures of any set of days."""
     paid = {kind: one.paid[kind] for kind in KINDS}
     headline, parts = split_rate(paid, one.tokens["served"])
-    seconds = {
-        f"{name}_seconds": decimal_text(one.micros[name], 6) for name in ("busy", "idle", "active", "alive")
-    }
+    seconds = {f"{name}_seconds": decimal_text(one.micros[name], 6) for name in ("busy", "idle", "active", "alive")}
     return {
         "paid_usd": decimal_text(sum(paid.values()), 15),
         "paid_usd_by_kind": {kind: decimal_text(femtos, 15) for kind, femtos in paid.items()},

@@ -109,9 +109,7 @@ class VllmService:
         name = request.headers.get("X-Request-Id") or f"sim-{next(self._numbers)}"
         running = engine.begin(process, ask, name, f"/{endpoint}", self._now_us())
         self._aborts[running] = asyncio.Event()
-        wire = Wire(
-            ask, ("chatcmpl-" if ask.chat else "cmpl-") + name, engine.model, running.started_us // SECOND_US
-        )
+        wire = Wire(ask, ("chatcmpl-" if ask.chat else "cmpl-") + name, engine.model, running.started_us // SECOND_US)
         reason = "client_gone"
         try:
             answer = await (self._stream if ask.stream else self._plain)(request, engine, running, wire)
@@ -126,9 +124,7 @@ class VllmService:
             engine.end(process, running, self._now_us(), reason)
         return answer
 
-    async def _plain(
-        self, request: web.Request, engine: Engine, running: Generation, wire: Wire
-    ) -> web.StreamResponse:
+    async def _plain(self, request: web.Request, engine: Engine, running: Generation, wire: Wire) -> web.StreamResponse:
         ask = running.ask
         await self._wait(request, engine, running, running.token_us(ask.tokens))
         made = running.made(self._now_us())
@@ -159,9 +155,7 @@ class VllmService:
         await answer.write_eof()
         return answer
 
-    async def _send_tokens(
-        self, answer: web.StreamResponse, running: Generation, wire: Wire, shown: int
-    ) -> int:
+    async def _send_tokens(self, answer: web.StreamResponse, running: Generation, wire: Wire, shown: int) -> int:
         """Send what was made since, one event per choice; return how many tokens of each are shown now."""
         ask = running.ask
         made = running.made(self._now_us())
@@ -200,9 +194,7 @@ class VllmService:
 
     async def _abort(self, request: web.Request, engine: Engine) -> web.StreamResponse:
         if not self._scale_out:
-            raise AskError(
-                403, "Scale-out endpoints are disabled. Start with --enable-scale-out.", "Forbidden"
-            )
+            raise AskError(403, "Scale-out endpoints are disabled. Start with --enable-scale-out.", "Forbidden")
         ids = parse_body(await _read(request)).get("request_ids")
         process = engine.process(self._now_us())
         for running in process.running if process else []:
@@ -214,9 +206,7 @@ class VllmService:
     async def _tokenize(self, request: web.Request, _engine: Engine) -> web.StreamResponse:
         body = parse_body(await _read(request))
         count = sum(count_tokens(body, "messages" in body))
-        return _json(
-            {"count": count, "max_model_len": MAX_MODEL_LEN, "tokens": list(range(count)), "token_strs": None}
-        )
+        return _json({"count": count, "max_model_len": MAX_MODEL_LEN, "tokens": list(range(count)), "token_strs": None})
 
     async def _models(self, _request: web.Request, engine: Engine) -> web.StreamResponse:
         about = {

@@ -26,9 +26,7 @@ Json = dict[str, Any]
 class AskError(Exception):
     """The request is refused; `body` is the answer's JSON."""
 
-    def __init__(
-        self, status: int, message: str, kind: str = "BadRequestError", param: str | None = None
-    ) -> None:
+    def __init__(self, status: int, message: str, kind: str = "BadRequestError", param: str | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.body: Json = {"error": {"message": message, "type": kind, "param": param, "code": status}}
@@ -195,13 +193,7 @@ def _whole(given: object, field: str) -> int | None:
 def _stops(given: object) -> list[str]:
     if given is None:
         return []
-    return (
-        [given]
-        if isinstance(given, str)
-        else [stop for stop in given if stop]
-        if isinstance(given, list)
-        else []
-    )
+    return [given] if isinstance(given, str) else [stop for stop in given if stop] if isinstance(given, list) else []
 
 
 def _stop_at(stops: list[str], start: int, tokens: int) -> tuple[int, str] | None:

@@ -103,9 +103,7 @@ class Engine:
             generation += made * running.ask.choices
         return prompt, generation
 
-    def begin(
-        self, process: EngineProcess, ask: Ask, request_id: str, endpoint: str, now_us: int
-    ) -> Generation:
+    def begin(self, process: EngineProcess, ask: Ask, request_id: str, endpoint: str, now_us: int) -> Generation:
         """Take a request in."""
         rate = TOKENS_PER_SECOND.get(self.model, DEFAULT_TOKENS_PER_SECOND)
         running = Generation(ask, request_id, endpoint, now_us, rate)

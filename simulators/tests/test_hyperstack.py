@@ -24,9 +24,7 @@ Asker = Callable[..., Any]
 def ask(make_tiny: Callable[..., Scenario]) -> Asker:
     """Ask the tiny scenario at a second of its day; answers the body, refusals as (status, body)."""
 
-    def ask(
-        path: str, second: float = 3_600, scenario: Scenario | None = None, lag: bool = False, **query: str
-    ) -> Any:
+    def ask(path: str, second: float = 3_600, scenario: Scenario | None = None, lag: bool = False, **query: str) -> Any:
         answers = HyperstackAnswers(scenario or make_tiny(), lag)
         answer = answers.answer(path, query, round((START_S + second) * SECOND_US))
         body = json.loads(answer.body)
@@ -140,9 +138,7 @@ def test_details_carry_the_time_per_state(ask: Asker) -> None:
 
 def test_graphs_sum_to_the_bill_by_hour_and_by_day(ask: Asker) -> None:
     for dates, step in ((DAY, 3_600), (DAY | {"start_date": "2026-11-16T00:00:00"}, 86_400)):
-        wrapped = ask(f"{HISTORY}/virtual-machine/{VM_ID}/graph", DAY_S, **dates)[
-            "billing_history_vm_details"
-        ]
+        wrapped = ask(f"{HISTORY}/virtual-machine/{VM_ID}/graph", DAY_S, **dates)["billing_history_vm_details"]
         metrics = wrapped["billing_history"][0]["metrics"]
         assert wrapped["granularity"] == step
         values = [point["value"] for point in metrics["incurred_bill_graph"]]
@@ -151,9 +147,7 @@ def test_graphs_sum_to_the_bill_by_hour_and_by_day(ask: Asker) -> None:
 
 
 def test_billing_events_are_the_spells(ask: Asker) -> None:
-    events = ask(f"/billing/billing/virtual-machine/{VM_ID}/billing-events", 7_250, **DAY)[
-        "billing_events_history"
-    ]
+    events = ask(f"/billing/billing/virtual-machine/{VM_ID}/billing-events", 7_250, **DAY)["billing_events_history"]
     assert [event["event"] for event in events] == ["CREATING", "ACTIVE", "HIBERNATING"]
     assert [event["event_duration"] for event in events] == [1_000, 6_200, 50]
     assert events[1]["total_cost"] == pytest.approx(6_200 * 1_010e-9)
@@ -212,9 +206,7 @@ def test_deleted_machines_leave_core(ask: Asker, make_tiny: Callable[..., Scenar
     scenario = replace(tiny, vms=(short_lived,))
     assert ask("/core/virtual-machines", 8_000, scenario)["instances"] == []
     assert ask(f"/core/virtual-machines/{VM_ID}/events", 8_000, scenario)[0] == 404
-    row = ask(f"{HISTORY}/virtual-machine", 8_000, scenario, **DAY)["billing_history_vm"]["billing_history"][
-        0
-    ]
+    row = ask(f"{HISTORY}/virtual-machine", 8_000, scenario, **DAY)["billing_history_vm"]["billing_history"][0]
     assert (row["attributes"]["status"], row["metrics"]["price_per_hour"]) == ("DELETED", 0)
 
 
@@ -232,9 +224,7 @@ def test_the_rest_of_the_fleet_answers(ask: Asker, demo: Scenario) -> None:
     assert ask("/core/volumes/1")[0] == 404
     assert ask("/core/snapshots")["snapshots"] == []
     assert {group["gpu"] for group in ask("/core/flavors")["data"]} >= {"", "L40"}
-    assert (
-        ask("/core/environments")["environments"][0]["region"] == ask("/core/regions")["regions"][0]["name"]
-    )
+    assert ask("/core/environments")["environments"][0]["region"] == ask("/core/regions")["regions"][0]["name"]
     assert ask("/pricebook/contracts")["contracts"] == []
     assert ask("/billing/payment/payment-details")["data"] == []
     assert ask("/billing/alive") == {"message": "alive"}
@@ -244,9 +234,7 @@ def test_the_rest_of_the_fleet_answers(ask: Asker, demo: Scenario) -> None:
 
 def test_credit_falls_with_cost_and_last_day_is_yesterday(ask: Asker) -> None:
     assert ask("/billing/user-credit/credit", 0)["data"]["credit"] == 5_000
-    assert ask("/billing/user-credit/credit", 2_000)["data"]["credit"] == pytest.approx(
-        5_000 - 0.00101 - 0.0000405
-    )
+    assert ask("/billing/user-credit/credit", 2_000)["data"]["credit"] == pytest.approx(5_000 - 0.00101 - 0.0000405)
     costs = ask("/billing/billing/last-day-cost", DAY_S + 60)["data"]
     assert costs["total_cost"] == pytest.approx(0.0054244)
     assert ask("/billing/billing/last-day-cost", 60)["data"]["total_cost"] == 0

@@ -44,9 +44,7 @@ def _bytes_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_laying_down_twice_gives_the_same_files_and_bytes(
-    laid: Path, short: Scenario, tmp_path: Path
-) -> None:
+def test_laying_down_twice_gives_the_same_files_and_bytes(laid: Path, short: Scenario, tmp_path: Path) -> None:
     before = _bytes_of(laid)
     for folder in (laid, tmp_path):
         lay_down_raw(short, folder, UNTIL_S)
@@ -78,9 +76,7 @@ def test_a_line_is_an_exchange(exchanges: list[dict[str, Any]]) -> None:
         assert row["date"].endswith(" GMT")
 
 
-def test_the_last_answers_are_those_of_the_live_service(
-    exchanges: list[dict[str, Any]], short: Scenario
-) -> None:
+def test_the_last_answers_are_those_of_the_live_service(exchanges: list[dict[str, Any]], short: Scenario) -> None:
     answers = HyperstackAnswers(short)
     for row in exchanges[-200:]:
         live = answers.answer(row["endpoint"], row["query"], parse_us(row["scheduled_at"]))
@@ -90,9 +86,7 @@ def test_the_last_answers_are_those_of_the_live_service(
 def test_status_changes_bring_events(exchanges: list[dict[str, Any]], short: Scenario) -> None:
     fetched = [row for row in exchanges if row["endpoint"].endswith("/events")]
     seen = {
-        (e["instance_id"], e["time"].rstrip("Z"))
-        for r in fetched
-        for e in json.loads(r["body"])["instance_events"]
+        (e["instance_id"], e["time"].rstrip("Z")) for r in fetched for e in json.loads(r["body"])["instance_events"]
     }
     due = {(vm.id, e.at_s) for vm in short.vms for e in vm.events if e.at_s < min(vm.ended_s, UNTIL_S)}
     assert {(vm_id, parse_us(at) // SECOND_US) for vm_id, at in seen} == due
@@ -101,10 +95,7 @@ def test_status_changes_bring_events(exchanges: list[dict[str, Any]], short: Sce
 def test_the_counters_read_back_give_what_was_paid(exchanges: list[dict[str, Any]], short: Scenario) -> None:
     final: dict[tuple[str, int, str], Decimal] = {}
     for row in exchanges:
-        if (
-            row["endpoint"] == "/billing/billing/usage"
-            and row["scheduled_at"] <= "2026-11-23T00:00:00.000000Z"
-        ):
+        if row["endpoint"] == "/billing/billing/usage" and row["scheduled_at"] <= "2026-11-23T00:00:00.000000Z":
             for line in json.loads(row["body"], parse_float=Decimal)["data"]:
                 key = line["resource_type"], line["resource_id"], line["create_time"]
                 final[key] = round(Decimal(line["total_bill"]), 9)
@@ -122,9 +113,7 @@ def test_segments_are_whole_chained_and_in_order(laid: Path, segments: list[list
         assert path.name.split(".")[0] == head["writer"] == "sim"
         assert int(path.name.split(".")[3]) == sequence
         assert head["prev"] == (previous.stem if previous else None)
-        assert head["prev_sha256"] == (
-            hashlib.sha256(previous.read_bytes()).hexdigest() if previous else None
-        )
+        assert head["prev_sha256"] == (hashlib.sha256(previous.read_bytes()).hexdigest() if previous else None)
         body = content[: content.rindex(b"\n", 0, -1) + 1]
         assert (seal["rows"], seal["bytes"]) == (len(rows) - 1, len(body))
         assert seal["sha256"] == hashlib.sha256(body).hexdigest()
@@ -152,12 +141,8 @@ def test_every_request_begins_once_ends_once_and_is_open_in_between(
     assert crossing
 
 
-def test_the_log_read_back_gives_what_was_served(
-    segments: list[list[dict[str, Any]]], short: Scenario
-) -> None:
-    ends = [
-        row for rows in segments for row in rows if row["k"] == "end" and row["finished_at"] < "2026-11-23"
-    ]
+def test_the_log_read_back_gives_what_was_served(segments: list[list[dict[str, Any]]], short: Scenario) -> None:
+    ends = [row for rows in segments for row in rows if row["k"] == "end" and row["finished_at"] < "2026-11-23"]
     counted = [row for row in ends if not row["canary"]]
     served = sum((row["prompt_tokens"] or 0) + (row["completion_tokens"] or 0) for row in counted)
     figures = truth(short, short.start_day)
@@ -198,9 +183,7 @@ def test_health_changes_at_the_second_and_beats_each_minute(
                 assert first == wake.ready_s * SECOND_US
 
 
-def test_engine_counters_end_where_the_requests_do(
-    segments: list[list[dict[str, Any]]], short: Scenario
-) -> None:
+def test_engine_counters_end_where_the_requests_do(segments: list[list[dict[str, Any]]], short: Scenario) -> None:
     last: dict[tuple[int, str], tuple[int, int]] = {}
     for rows in segments:
         for row in rows:

@@ -44,9 +44,7 @@ def test_lay_down_writes_both_kinds_of_files(tmp_path: Path) -> None:
 
 
 def test_wrong_use_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        main(["truth", "--seed", "1", "--start-day", "2026-11-22", "--days", "0", "--day", "2026-11-22"]) == 2
-    )
+    assert main(["truth", "--seed", "1", "--start-day", "2026-11-22", "--days", "0", "--day", "2026-11-22"]) == 2
     assert "at least one day" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["nothing"])
@@ -65,9 +63,7 @@ def test_serve_listens_says_where_and_stops_on_a_signal(
             time.sleep(0.02)
         try:
             addresses = json.loads(ports_file.read_bytes())
-            request = urllib.request.Request(
-                f"{addresses['hyperstack_url']}/billing/billing/usage?deleted=false"
-            )
+            request = urllib.request.Request(f"{addresses['hyperstack_url']}/billing/billing/usage?deleted=false")
             request.add_header("api_key", "k")
             with urllib.request.urlopen(request) as answer:
                 found["usage"] = json.loads(answer.read())["data"]

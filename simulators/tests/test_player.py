@@ -20,13 +20,9 @@ async def test_played_requests_are_served_with_the_tokens_they_were_meant_to_hav
     kinds = (
         replace(meant, started_us=meant.started_us - 500 * second),
         meant,
-        replace(
-            meant, started_us=meant.started_us + second, endpoint="/v1/completions", stream=False, choices=2
-        ),
+        replace(meant, started_us=meant.started_us + second, endpoint="/v1/completions", stream=False, choices=2),
         replace(meant, started_us=meant.started_us + 2 * second, status=400),
-        replace(
-            meant, started_us=meant.started_us + 3 * second, end_reason="client_gone", completion_tokens=900
-        ),
+        replace(meant, started_us=meant.started_us + 3 * second, end_reason="client_gone", completion_tokens=900),
         replace(meant, started_us=meant.started_us + 4 * second, prompt_tokens=None, requested_model="other"),
     )
     scenario = make_tiny(*kinds)
@@ -34,9 +30,7 @@ async def test_played_requests_are_served_with_the_tokens_they_were_meant_to_hav
     playing = asyncio.ensure_future(play(scenario, stage.clock, stage.engine))
     await stage.at(2_100)
     await playing
-    counts = [
-        (s.end_reason, s.prompt_tokens, s.completion_tokens, s.choices) for s in stage.simulators.served
-    ]
+    counts = [(s.end_reason, s.prompt_tokens, s.completion_tokens, s.choices) for s in stage.simulators.served]
     assert sorted(counts[:2]) == [("complete", 100, 50, 1), ("complete", 100, 50, 2)]
     assert counts[2][:2] == ("client_gone", 100)
     assert 100 < counts[2][2] < 900

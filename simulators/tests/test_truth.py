@@ -15,9 +15,7 @@ from spotinference_sim.scenario import Scenario
 from spotinference_sim.truth import KINDS, WINDOW_DAYS, paid_between, truth
 
 
-def test_a_tiny_day_adds_up_by_hand(
-    make_tiny: Callable[..., Scenario], make_request: Callable[..., Request]
-) -> None:
+def test_a_tiny_day_adds_up_by_hand(make_tiny: Callable[..., Scenario], make_request: Callable[..., Request]) -> None:
     scenario = make_tiny(make_request())
     figures = truth(scenario, scenario.start_day)
     kinds = figures["paid_usd_by_kind"]
@@ -59,9 +57,7 @@ def test_overlapping_requests_are_busy_once_and_busy_beats_cold(
 def test_canaries_cost_but_do_not_serve_and_unknown_usage_is_not_zero_tokens(
     make_tiny: Callable[..., Scenario], make_request: Callable[..., Request]
 ) -> None:
-    nothing = make_request(
-        prompt_tokens=None, completion_tokens=None, model=None, usage_source="none", vm_id=None
-    )
+    nothing = make_request(prompt_tokens=None, completion_tokens=None, model=None, usage_source="none", vm_id=None)
     known = make_request(cached_tokens=16, reasoning_tokens=5)
     scenario = make_tiny(make_request(canary=True), nothing, known)
     figures = truth(scenario, scenario.start_day)
@@ -95,9 +91,7 @@ def test_a_request_counts_in_the_day_it_finishes_and_is_busy_in_both(
 ) -> None:
     vm = next(vm for vm in short.vms if vm.name == "vllm-l40-a")
     midnight_us = short.end_s * SECOND_US
-    request = make_request(
-        vm_id=vm.id, started_us=midnight_us - 4 * SECOND_US, finished_us=midnight_us + 6 * SECOND_US
-    )
+    request = make_request(vm_id=vm.id, started_us=midnight_us - 4 * SECOND_US, finished_us=midnight_us + 6 * SECOND_US)
     scenario = replace(short, requests=(request,))
     first = truth(scenario, scenario.start_day)
     second = truth(scenario, scenario.start_day + timedelta(days=1))["days"]["2026-11-23"]
@@ -105,9 +99,7 @@ def test_a_request_counts_in_the_day_it_finishes_and_is_busy_in_both(
     assert (second["served_tokens"], second["busy_seconds"]) == (150, "6.000000")
 
 
-def test_given_requests_replace_the_last_day_only(
-    demo: Scenario, make_request: Callable[..., Request]
-) -> None:
+def test_given_requests_replace_the_last_day_only(demo: Scenario, make_request: Callable[..., Request]) -> None:
     day = demo.start_day + timedelta(days=8)
     played = truth(demo, day)
     start_us = (demo.end_s - DAY_S) * SECOND_US
@@ -127,11 +119,7 @@ def test_the_demo_is_of_the_size_that_it_promises(demo: Scenario) -> None:
         assert Decimal(80) < Decimal(one["paid_usd"]) < Decimal(130)
     assert figures["failed_wakes"] == 1
     assert figures["paid_usd_by_kind"]["credit"] == "-7.250000000000000"
-    assert all(
-        Decimal(usd) > 0
-        for kind, usd in figures["paid_usd_by_kind"].items()
-        if kind not in ("other", "credit")
-    )
+    assert all(Decimal(usd) > 0 for kind, usd in figures["paid_usd_by_kind"].items() if kind not in ("other", "credit"))
 
 
 @pytest.mark.parametrize("back", range(3))

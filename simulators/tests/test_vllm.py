@@ -109,9 +109,7 @@ async def test_continuous_usage_is_that_of_the_choice(stage: Any) -> None:
 
 
 async def test_a_stop_string_ends_it_and_its_tokens_count(stage: Any) -> None:
-    body = json.loads(
-        (await stage.ask(PLAIN, {"prompt": "q", "max_tokens": 60, "stop": ["stop five"]}, 2_050))[1]
-    )
+    body = json.loads((await stage.ask(PLAIN, {"prompt": "q", "max_tokens": 60, "stop": ["stop five"]}, 2_050))[1])
     choice = body["choices"][0]
     assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", "stop five")
     assert "stop" not in choice["text"]
@@ -174,9 +172,7 @@ async def test_falsy_streams_empty_models_and_parts_of_messages(stage: Any) -> N
     body = {"messages": parts, "max_completion_tokens": 2, "stream": "No", "model": ""}
     answered = json.loads((await stage.ask(CHAT, body, 2_050))[1])
     assert answered["usage"]["prompt_tokens"] == 2 + 4 + 4 + 3
-    assert (
-        json.loads((await stage.ask(CHAT, chat(stream=0, stop=7), 2_100))[1])["object"] == "chat.completion"
-    )
+    assert json.loads((await stage.ask(CHAT, chat(stream=0, stop=7), 2_100))[1])["object"] == "chat.completion"
 
 
 async def test_small_routes(stage: Any) -> None:
@@ -208,16 +204,12 @@ async def test_a_client_that_leaves_stops_the_work(stage: Any) -> None:
     _, text = await stage.read("metrics")
     assert counter(text, "vllm:num_requests_running") == 0
     assert counter(text, "vllm:request_success_total") == 0
-    assert counter(text, "vllm:generation_tokens_total") == sum(
-        s.completion_tokens for s in stage.simulators.served
-    )
+    assert counter(text, "vllm:generation_tokens_total") == sum(s.completion_tokens for s in stage.simulators.served)
 
 
 async def test_the_abort_call_ends_it_with_exact_usage(stage: Any) -> None:
     options = {"stream": True, "stream_options": {"include_usage": True}}
-    asked = asyncio.ensure_future(
-        stage.post(CHAT, chat(max_tokens=3_000, **options), headers={"X-Request-Id": "me"})
-    )
+    asked = asyncio.ensure_future(stage.post(CHAT, chat(max_tokens=3_000, **options), headers={"X-Request-Id": "me"}))
     await stage.at(2_010)
     assert (await stage.post(ABORT, {"request_ids": ["chatcmpl-other"]}))[0] == 200
     assert (await stage.post(ABORT, {"request_ids": "chatcmpl-me"}))[0] == 200
