@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import date
 from types import FrameType
 from typing import Annotated, Any
@@ -198,7 +198,7 @@ def serve_dagster(
     """Run Dagster: web server, daemon, schedules and sensors, until interrupted."""
     settings = _settings()
     environment = serving.dagster_environment(settings, os.environ)
-    with Processes(settings.data_dir / "logs", environment) as processes:
+    with suppress(KeyboardInterrupt), Processes(settings.data_dir / "logs", environment) as processes:
         serving.prepare_home(settings, processes, serving.dagster_home(settings, os.environ))
         print(f"Dagster   {serving.start(processes, free_port(port), read_only=read_only)}", flush=True)
         while True:
@@ -209,7 +209,8 @@ def serve_dagster(
 @app.command(name="demo")
 def run_demo(once: Annotated[bool, typer.Option("--once", help="end after publishing")] = False) -> None:
     """Run everything on this machine with simulated services: nine past days, the UI, the page, the number."""
-    demo.run(_settings(), os.environ, once=once)
+    with suppress(KeyboardInterrupt):
+        demo.run(_settings(), os.environ, once=once)
 
 
 def _read_status(warehouse: Warehouse, settings: Settings) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def run(settings: Settings, environment: Mapping[str, str], *, once: bool) -> No
 
     Raises: SettingsError when the data folder holds something else; OursError when a program does not start.
     """
-    _empty(settings.data_dir)
+    make_empty(settings.data_dir)
     last_day = last_closed_day(datetime.now(UTC))
     scenario = Scenario(last_day - timedelta(days=PAST_DAYS - 1), last_day)
     ports = {name: free_port(port) for name, port in (("ui", 3000), ("proxy", 8080), ("admin", 8081), ("page", 8000))}
@@ -115,7 +115,7 @@ def _run_programs(
         sleep(1)
 
 
-def _empty(data_dir: Path) -> None:
+def make_empty(data_dir: Path) -> None:
     """Make the demo's folder anew; refuse one that the demo did not make."""
     if data_dir.exists() and any(data_dir.iterdir()):
         if not (data_dir / MARK).exists():

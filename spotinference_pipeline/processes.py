@@ -18,8 +18,9 @@ STOP_SECONDS = 20.0
 class Processes:
     """Started processes, each with its own log file; leaving the block ends them, last started first."""
 
-    def __init__(self, log_dir: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, log_dir: Path, environment: Mapping[str, str], *, stop_seconds: float = STOP_SECONDS) -> None:
         self._log_dir = log_dir
+        self._stop_seconds = stop_seconds
         self._environment = dict(environment)
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
         log_dir.mkdir(parents=True, exist_ok=True)
@@ -34,7 +35,7 @@ class Processes:
             process.send_signal(signal.SIGTERM)
         for _, process in reversed(self._running):
             try:
-                process.wait(STOP_SECONDS)
+                process.wait(self._stop_seconds)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -258,7 +258,7 @@ def test_the_production_instance_differs_only_by_its_storage() -> None:
 
 def test_schedules_are_in_utc_and_run_by_default(empty: Graph) -> None:
     schedules = {schedule.name: schedule for schedule in empty.repository.schedule_defs}
-    assert set(schedules) == {"daily_build_after_midnight", "quarter_hourly_ingest"}
+    assert set(schedules) == {"daily_build_after_midnight", "hourly_ingest"}
     for schedule in schedules.values():
         assert schedule.execution_timezone == "UTC"
         assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING

@@ -1,0 +1,88 @@
+"""Dagster as operators and analysts meet it: a backfill launched as the UI does, a UI that can launch nothing."""
+
+import json
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+pytestmark = pytest.mark.timeout(280)
+Serve = Callable[..., AbstractContextManager[Any]]
+LAUNCH_BACKFILL = """
+mutation($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) { __typename ... on LaunchBackfillSuccess { backfillId } }
+}
+"""
+BACKFILL = """
+query($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }
+"""
+LAUNCH_JOB = """
+mutation { launchRun(executionParams: { mode: "default", selector: {
+  repositoryLocationName: "spotinference", repositoryName: "__repository__", jobName: "ingest" } }) { __typename } }
+"""
+BUILT = ("rollup", "metric", "publication")
+
+
+def test_a_backfill_launched_from_the_ui_publishes_the_truth_and_nothing_stays_behind(
+    serve: Serve, simulated_days: Any, tmp_path: Path
+) -> None:
+    data_dir = simulated_days.copy_to(tmp_path / "data")
+    with serve(data_dir) as server:
+        launched = server.ask(LAUNCH_JOB)["data"]["launchRun"]["__typename"]
+        assert launched == "LaunchRunSuccess"
+        server.wait_until(lambda: "SUCCESS" in statuses(server), 120)
+        nodes = server.ask("{ assetNodes { groupName isPartitioned assetKey { path } } }")["data"]["assetNodes"]
+        keys = [node["assetKey"] for node in nodes if node["groupName"] in BUILT]
+        days = [f"{day}" for day in simulated_days.days]
+        params = {"assetSelection": keys, "partitionNames": days, "fromFailure": False, "allPartitions": False}
+        launched = server.ask(LAUNCH_BACKFILL, params=params)["data"]["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess"
+        server.wait_until(lambda: status_of(server, launched["backfillId"]) == "COMPLETED_SUCCESS", 200)
+        assert server.process_ids()
+        assert server.stop() == 0
+        assert server.process_ids() == []
+    latest = json.loads((data_dir / "published" / "economics" / "latest.json").read_bytes())
+    truth = simulated_days.truth(simulated_days.last)
+    assert {name: latest[name] for name in truth} == truth
+    assert sorted(path.name for path in (data_dir / "published" / "economics" / "days").iterdir()) == days
+
+
+def test_a_read_only_ui_refuses_mutations_however_they_are_sent_and_listens_on_loopback_only(
+    serve: Serve, tmp_path: Path
+) -> None:
+    with serve(tmp_path / "data", "--read-only") as server:
+        assert server.ask(LAUNCH_JOB)["data"]["launchRun"]["__typename"] == "UnauthorizedError"
+        answer = server.fetch(f"/graphql?query={quote(LAUNCH_JOB)}")
+        assert answer["data"]["launchRun"]["__typename"] == "UnauthorizedError"
+        assert server.ask("{ runsOrError { ... on Runs { results { id } } } }")["data"]["runsOrError"]["results"] == []
+        assert listening_addresses(int(server.url.rpartition(":")[2])) == {"127.0.0.1"}
+
+
+def statuses(server: Any) -> set[str]:
+    """Give the statuses of the runs of the ingest job."""
+    asked = '{ runsOrError(filter: {pipelineName: "ingest"}) { ... on Runs { results { status } } } }'
+    return {run["status"] for run in server.ask(asked)["data"]["runsOrError"]["results"]}
+
+
+def status_of(server: Any, backfill_id: str) -> str:
+    found = server.ask(BACKFILL, id=backfill_id)["data"]["partitionBackfillOrError"]["status"]
+    assert found not in ("FAILED", "COMPLETED_FAILED", "CANCELED"), server.read_logs()[-4000:]
+    return str(found)
+
+
+def listening_addresses(port: int) -> set[str]:
+    """Give the addresses on which somebody listens at a port, as the kernel lists them."""
+    found = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        address, state = line.split()[1], line.split()[3]
+        host, _, hex_port = address.partition(":")
+        if state == "0A" and int(hex_port, 16) == port:
+            found.add(socket.inet_ntoa(bytes.fromhex(host)[::-1]))
+    for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]:
+        if line.split()[3] == "0A" and int(line.split()[1].rpartition(":")[2], 16) == port:
+            found.add("IPv6")
+    return found
