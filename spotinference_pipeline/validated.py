@@ -20,7 +20,7 @@ from spotinference_pipeline.batch import Batch, to_frame
 from spotinference_pipeline.request_log import SEGMENT_NAME, read_segment
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse
-from spotinference_pipeline.windows import day_start, days_between
+from spotinference_pipeline.windows import days_between
 
 FILES_PER_BATCH = 48
 _FILE_SCHEMA = {
@@ -126,13 +126,11 @@ def _ingest_batch(warehouse: Warehouse, sources: Sequence[_Source]) -> Ingested:
             log_rows.add_segment(batch, read_segment(content), source.name)
         else:
             exchanges += _add_raw_file(batch, content, source.name)
-    days: set[date] = set()
+    days = _days_of_gap(warehouse, batch)
     with warehouse.transaction():
         warehouse.append("validated.exchanges", to_frame(exchanges, hyperstack_rows.EXCHANGE_SCHEMA))
         for table in sorted(batch.rows):
             days |= _days(_store(warehouse, batch, table, batch.frame(table)))
-        if days:
-            days |= _days_of_gap(warehouse, min(days))
         recovered = _recovered(warehouse)
         _complete_stopped_requests(warehouse)
         days |= {finished_at.date() for _, finished_at, *_ in recovered ^ _recovered(warehouse)}
@@ -171,13 +169,16 @@ def _days(frame: pl.DataFrame) -> set[date]:
     return {day for name in names for day in frame[name].drop_nulls().dt.date().unique()}
 
 
-def _days_of_gap(warehouse: Warehouse, first: date) -> set[date]:
-    """Give the days since the last reading before `first`: a reading after a gap tells what they cost."""
+def _days_of_gap(warehouse: Warehouse, batch: Batch) -> set[date]:
+    """Give the days between the last reading stored and the first one read now, which tells what they cost."""
+    first = min((row[0] for row in batch.rows.get("validated.billing_snapshots", [])), default=None)
+    if first is None:
+        return set()
     before = warehouse.query(
         "select max(observed_at) as observed_at from validated.billing_snapshots where observed_at < $first",
-        {"first": day_start(first)},
+        {"first": first},
     ).item()
-    return set() if before is None else set(days_between(before.date(), first))
+    return set() if before is None else set(days_between(before.date(), first.date()))
 
 
 def _recovered(warehouse: Warehouse) -> set[tuple[Any, ...]]:

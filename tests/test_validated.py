@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import pytest
@@ -279,6 +279,22 @@ def test_late_rows_name_every_day_that_they_change(desk: Any, lines: Any) -> Non
     desk.ingest()
     desk.log.write(lines.name(2), lines.segment(lines.seal(1, by="recovery")))
     assert desk.ingest().days == {date(2026, 11, 22)}, "the request is counted on the day of its begin"
+
+
+def test_a_reading_after_a_gap_names_the_days_of_the_gap_and_an_ordinary_one_only_its_own(
+    desk: Any, words: Any
+) -> None:
+    def land(day: str, clock: str) -> frozenset[date]:
+        at = datetime.fromisoformat(f"{day}T{clock}:00+00:00")
+        instants = {"scheduled_at": at, "started_at": at, "finished_at": at}
+        desk.land(
+            words.exchange(answers.USAGE, words.usages(words.usage(create_time="2026-11-01T00:00:00")), **instants)
+        )
+        return desk.ingest().days
+
+    assert land("2026-11-21", "23:59") == {date(2026, 11, 21)}
+    assert land("2026-11-24", "00:00") == {date(2026, 11, day) for day in (21, 22, 23, 24)}
+    assert land("2026-11-24", "00:01") == {date(2026, 11, 24)}
 
 
 def test_lines_of_an_unknown_kind_are_counted_per_file(desk: Any, lines: Any) -> None:
