@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 SOURCES := spotinference_pipeline proxy simulators tests
 
-.PHONY: help demo test check format lock soak clean
+.PHONY: help demo install test check format lock soak clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -13,6 +13,8 @@ help:  ## show the targets
 
 demo: $(VENV)/.runtime  ## simulators, proxy, Dagster, nine past days, the number; ONCE=1 ends after publishing
 	@$(BIN)/spotinference demo $(if $(ONCE),--once)
+
+install: $(VENV)/.runtime  ## what production needs, into .venv
 
 test: $(VENV)/.dev  ## everything: lint, types, import rules, tests with coverage
 	@$(MAKE) --no-print-directory check

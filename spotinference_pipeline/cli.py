@@ -22,19 +22,26 @@ from spotinference_pipeline import (
     demo,
     public_files,
     publication,
+    raw,
     serving,
     snapshot,
     validated,
     verification,
 )
 from spotinference_pipeline import settings as settings_module
-from spotinference_pipeline.errors import SettingsError, SpotinferenceError, VerificationError
+from spotinference_pipeline.errors import (
+    OursError,
+    SettingsError,
+    SpotinferenceError,
+    VerificationError,
+    WarehouseError,
+)
 from spotinference_pipeline.hyperstack import Hyperstack
 from spotinference_pipeline.processes import Processes, free_port
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_warehouse
-from spotinference_pipeline.windows import last_closed_day, parse_days
+from spotinference_pipeline.windows import days_between, last_closed_day, parse_days
 
 FAILED, WRONG_USE, GATE = 1, 2, 3
 
@@ -57,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error, WRONG_USE)
     except SpotinferenceError as error:
         _fail(error, FAILED)
+    except OSError as error:
+        found = f"{error.filename or 'a file or folder'}: expected it to be usable, found {error.strerror or error}"
+        _fail(OursError(f"{found}; correct the path or its permissions"), FAILED)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(FAILED)
     except typer.TyperException as error:
@@ -119,7 +129,7 @@ def build(
 @app.command()
 def publish(
     day: Annotated[
-        str | None, typer.Argument(metavar="[DAY]", help="one closed UTC day; default: all built days")
+        str | None, typer.Argument(metavar="[DAY[..DAY]]", help="closed UTC days; default: all built days")
     ] = None,
     force: Annotated[bool, typer.Option(help="also with less coverage than was published; the page says so")] = False,
 ) -> None:
@@ -167,14 +177,25 @@ def rebuild() -> None:
     settings = _settings()
     aside = settings.warehouse_path.with_suffix(".rebuilt")
     aside.unlink(missing_ok=True)
-    with _warehouse(settings) as warehouse:
-        days: list[date] = warehouse.query("select utc_day from metric.cost_per_mtok")["utc_day"].to_list()
+    days = _days_to_rebuild(settings)
     with open_warehouse(aside) as warehouse:
         done = validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
         backfill.build(warehouse, days)
         warehouse.copy_for_analysts()
     aside.replace(settings.warehouse_path)
     print(f"{done.files} files read, {len(days)} days built")
+
+
+def _days_to_rebuild(settings: Settings) -> list[date]:
+    """Give the days that the warehouse had; where it is damaged, every closed day of which there are raw files."""
+    try:
+        with _warehouse(settings) as warehouse:
+            days: list[date] = warehouse.query("select utc_day from metric.cost_per_mtok")["utc_day"].to_list()
+    except WarehouseError as error:
+        print(f"spotinference: {error}", file=sys.stderr)
+        first, last = raw.first_day(settings.raw_dir), last_closed_day(settings.clock())
+        days = [] if first is None else list(days_between(first, last))
+    return days
 
 
 @app.command()
@@ -192,7 +213,7 @@ def status(as_json: AsJson = False) -> None:
 
 @app.command(name="serve")
 def serve_dagster(
-    port: Annotated[int, typer.Option(help="of Dagster's UI, on loopback")] = 3000,
+    port: Annotated[int, typer.Option(help="of Dagster's UI, on loopback", min=0, max=65535)] = 3000,
     read_only: Annotated[bool, typer.Option(help="a UI that can launch nothing, for analysts")] = False,
 ) -> None:
     """Run Dagster: web server, daemon, schedules and sensors, until interrupted."""

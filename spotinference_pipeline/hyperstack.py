@@ -41,6 +41,10 @@ BODY_LIMIT_BYTES = 64 * 2**20
 RETRYABLE_STATUSES = frozenset({500, 502, 503, 504})
 
 
+stamina.instrumentation.set_on_retry_hooks([])
+"""Every try is an exchange in the raw file; nothing is logged beside it."""
+
+
 class _TryAgainError(Exception):
     """Carries nothing: the failed exchange is recorded already."""
 

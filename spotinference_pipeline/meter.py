@@ -13,9 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-FEMTO = 10**15
-NANO_IN_FEMTO = 10**6
-
 Interval = tuple[int, int]
 
 

@@ -6,13 +6,14 @@ The only module that knows Jinja2. Every value is escaped; nothing is loaded fro
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from spotinference_pipeline import shipped
 
+SHOWN_DECIMALS = 4
 WIDTH, HEIGHT = 720, 200
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 14, 26
 KIND_TEXTS = {
@@ -57,6 +58,7 @@ def render_index(newest: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
     return _render(
         "index.html",
         day=newest,
+        shown_parts=shown_parts(newest),
         history=history,
         last_good=good[-1] if good else None,
         chart=_chart(history),
@@ -67,6 +69,19 @@ def render_index(newest: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
 def render_method(newest: Mapping[str, Any], paid_sql: str, served_sql: str) -> bytes:
     """Draw the page of the method: both queries verbatim, and how to run them."""
     return _render("method.html", day=newest, paid_sql=paid_sql, served_sql=served_sql, kinds=KIND_TEXTS)
+
+
+def shown_parts(day: Mapping[str, Any]) -> dict[str, str | None]:
+    """Give each part with four decimals so that what is shown adds up to the shown number, by largest remainders."""
+    parts, number = day["usd_per_million_by_part"], day["usd_per_million_tokens"]
+    if number is None:
+        return dict.fromkeys(parts)
+    scaled = {kind: Decimal(part) * 10**SHOWN_DECIMALS for kind, part in parts.items()}
+    units = {kind: part.to_integral_value(ROUND_FLOOR) for kind, part in scaled.items()}
+    missing = int((Decimal(number) * 10**SHOWN_DECIMALS).to_integral_value() - sum(units.values()))
+    for kind in sorted(scaled, key=lambda kind: units[kind] - scaled[kind])[:missing]:
+        units[kind] += 1
+    return {kind: str(unit.scaleb(-SHOWN_DECIMALS)) for kind, unit in units.items()}
 
 
 def _render(template: str, **values: Any) -> bytes:

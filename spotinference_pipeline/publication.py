@@ -221,11 +221,18 @@ def _parquet(frame: pl.DataFrame) -> bytes:
 def _read_state(target: Storage) -> _State:
     chain = (target.find(CHAIN) or b"").splitlines()
     state = _State(chain, {}, {})
-    for line in chain:
-        entry = json.loads(line)
-        state.files[entry["day"]] = entry["file"]
-    for day, file in state.files.items():
-        state.newest[day] = json.loads(target.read(f"{ROOT}/{file}"))
+    name = CHAIN
+    try:
+        for line in chain:
+            entry = json.loads(line)
+            state.files[entry["day"]] = entry["file"]
+        for day, file in state.files.items():
+            name = f"{ROOT}/{file}"
+            state.newest[day] = json.loads(target.read(name))
+    except (ValueError, KeyError, TypeError) as error:
+        raise PublicationError(
+            f"{name}: expected what was published, found {type(error).__name__}; bring the file back from a copy"
+        ) from None
     return state
 
 

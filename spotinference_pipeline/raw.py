@@ -173,11 +173,20 @@ def append_exchanges(raw_dir: Path, exchanges: Sequence[Exchange], token: str) -
     return target
 
 
+_DAY_FOLDER = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
+
+
 def list_files(raw_dir: Path) -> list[Path]:
-    """Give all landed files, oldest first."""
-    return sorted(raw_dir.glob("????-??-??/*.jsonl"))
+    """Give all landed files, oldest first; links and folders are none."""
+    found = raw_dir.glob(f"{_DAY_FOLDER}/*.jsonl")
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())
 
 
 def first_day(raw_dir: Path) -> date | None:
     """Give the first UTC day of which there are raw files."""
-    return min((date.fromisoformat(folder.name) for folder in raw_dir.glob("????-??-??")), default=None)
+    return min((date.fromisoformat(path.parent.name) for path in list_files(raw_dir)[:1]), default=None)
+
+
+def has_minute(raw_dir: Path, minute: datetime) -> bool:
+    """Tell whether a file was landed that began in this minute."""
+    return any((raw_dir / f"{minute:%Y-%m-%d}").glob(f"{minute:%Y%m%dT%H%M}??Z.*.jsonl"))

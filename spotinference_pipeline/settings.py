@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Json, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json, SecretStr, ValidationError
 
 from spotinference_pipeline.errors import SettingsError
 
@@ -39,7 +39,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     data_dir: Path = Path("data")
-    hyperstack_url: str = "https://infrahub-api.nexgencloud.com/v1"
+    hyperstack_url: Annotated[str, Field(pattern=r"^https?://[^\s/\[\]]+")] = "https://infrahub-api.nexgencloud.com/v1"
     hyperstack_api_key: SecretStr | None = None
     hyperstack_api_key_file: Path | None = None
     request_log_url: str | None = None
@@ -49,7 +49,7 @@ class Settings(BaseModel):
     publish_inputs: Literal["by_kind", "by_resource"] = "by_kind"
     dagster_postgres_url: SecretStr | None = None
     first_day: date | None = None
-    min_snapshot_coverage: Decimal = Decimal("0.95")
+    min_snapshot_coverage: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.95")
 
     @property
     def raw_dir(self) -> Path:
@@ -76,14 +76,15 @@ class Settings(BaseModel):
         Raises: SettingsError when neither the key nor a readable file with it is set.
         """
         if self.hyperstack_api_key is not None:
-            return self.hyperstack_api_key.get_secret_value()
+            return _checked_key("SPOTINFERENCE_HYPERSTACK_API_KEY", self.hyperstack_api_key.get_secret_value())
         if self.hyperstack_api_key_file is None:
             raise SettingsError(
                 "SPOTINFERENCE_HYPERSTACK_API_KEY: expected a key, found none; set it, or set "
                 "SPOTINFERENCE_HYPERSTACK_API_KEY_FILE to a file that holds it"
             )
         try:
-            return self.hyperstack_api_key_file.read_text().strip()
+            key = self.hyperstack_api_key_file.read_bytes().decode(errors="replace").strip()
+            return _checked_key(f"SPOTINFERENCE_HYPERSTACK_API_KEY_FILE {self.hyperstack_api_key_file}", key)
         except OSError as error:
             raise SettingsError(
                 f"SPOTINFERENCE_HYPERSTACK_API_KEY_FILE {self.hyperstack_api_key_file}: expected a readable file, "
@@ -120,6 +121,13 @@ def read(environment: Mapping[str, str]) -> Settings:
     return settings.model_copy(update={"data_dir": settings.data_dir.resolve()})
 
 
+def _checked_key(where: str, key: str) -> str:
+    """Give a key back if it can be sent in a header; an error never quotes it."""
+    if not key or not (key.isascii() and key.isprintable()):
+        raise SettingsError(f"{where}: expected one line of printable ASCII, found something else; write the key again")
+    return key
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
@@ -128,7 +136,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(
             f"SPOTINFERENCE_CONFIG {path}: expected a TOML file, found {error.strerror}; correct the path"
         ) from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise SettingsError(f"SPOTINFERENCE_CONFIG {path}: expected TOML, found {error}; correct the file") from None
     for name in found:
         if not name.startswith(PREFIX.lower()):

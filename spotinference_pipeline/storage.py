@@ -4,6 +4,8 @@ A location is a folder's path or a URL (`s3://bucket/prefix`, `gs://…`, `az://
 the provider's usual environment names.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -32,32 +34,35 @@ class Storage:
             ) from None
 
     def names(self, prefix: str = "") -> list[str]:
-        """Give the names of all objects, sorted."""
-        return sorted(meta["path"] for page in self._store.list(prefix or None) for meta in page)
+        """Give the names of all objects, sorted.
+
+        Raises: RawFileError, here and below, when the location cannot be reached.
+        """
+        with self._reached(prefix):
+            return sorted(meta["path"] for page in self._store.list(prefix or None) for meta in page)
 
     def read(self, name: str) -> bytes:
         """Give an object's bytes.
 
         Raises: RawFileError when there is no such object, or it cannot be read.
         """
-        try:
-            return bytes(self._store.get(name).bytes())
-        except FileNotFoundError:
-            raise RawFileError(f"{self.location}/{name}: expected an object, found none") from None
-        except (BaseError, OSError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            raise RawFileError(f"{self.location}/{name}: expected a readable object, found {reason}") from None
+        content = self.find(name)
+        if content is None:
+            raise RawFileError(f"{self.location}/{name}: expected an object, found none")
+        return content
 
     def find(self, name: str) -> bytes | None:
         """Give an object's bytes, None when there is none."""
         try:
-            return bytes(self._store.get(name).bytes())
+            with self._reached(name):
+                return bytes(self._store.get(name).bytes())
         except FileNotFoundError:
             return None
 
     def write(self, name: str, content: bytes) -> None:
         """Write or replace an object."""
-        self._store.put(name, content)
+        with self._reached(name):
+            self._store.put(name, content)
 
     def create(self, name: str, content: bytes) -> None:
         """Write an object that must not exist yet.
@@ -65,9 +70,24 @@ class Storage:
         Raises: RawFileError when it exists with other content.
         """
         try:
-            self._store.put(name, content, mode="create")
+            with self._reached(name):
+                self._store.put(name, content, mode="create")
         except AlreadyExistsError:
             if self.read(name) != content:
                 raise RawFileError(
                     f"{self.location}/{name}: expected no object or the same bytes, found others; it is immutable"
                 ) from None
+
+    @contextmanager
+    def _reached(self, name: str) -> Iterator[None]:
+        """Turn the store's failures, other than "not there" and "there already", into one line."""
+        try:
+            yield
+        except (FileNotFoundError, AlreadyExistsError):
+            raise
+        except (BaseError, OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise RawFileError(
+                f"{self.location}/{name}: expected a readable object in a place that can be written, found {reason}; "
+                "correct the setting"
+            ) from None

@@ -150,6 +150,8 @@ def _ingest_batch(warehouse: Warehouse, sources: Sequence[_Source]) -> Ingested:
 
 def _add_raw_file(batch: Batch, content: bytes, file: str) -> list[tuple[Any, ...]]:
     rows = []
+    if not content:
+        batch.flag(file, 1, "file", "validated.exchanges", "empty file: expected at least one line")
     for line, exchange in raw.read_exchanges(content):
         if isinstance(exchange, raw.BadLine):
             batch.refuse(file, line, "line", "validated.exchanges", exchange.reason, exchange.content)

@@ -29,8 +29,10 @@ from spotinference_pipeline.public_files import (
     recompute,
     sha256,
 )
+from spotinference_pipeline.revision import format_usd
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import QueryError
+from spotinference_pipeline.windows import format_second, trailing_window
 
 _SCHEMAS = {
     LATEST: "revision.json",
@@ -149,6 +151,8 @@ def _check_day(files: dict[str, bytes], day: str, document: dict[str, Any]) -> b
             )
     if document["usd_per_million_tokens"] is not None:
         _check_number(day, document, paid, served)
+        _check_parts(day, document, inputs, served)
+    _check_counts(day, document, inputs)
     return True
 
 
@@ -189,11 +193,55 @@ def _check_number(day: str, document: dict[str, Any], paid: Decimal | None, serv
     expected = Fraction(round(Fraction(paid) * 10**18 / served), 10**12)
     if number != expected:
         raise VerificationError(f"{day} usd_per_million_tokens: expected {float(expected)}, found {float(number)}")
-    parts = sum((Fraction(part or 0) for part in document["usd_per_million_by_part"].values()), Fraction(0))
-    if parts != number:
+    display = format_usd(Decimal(document["usd_per_million_tokens"]))
+    if document["display"] != display:
+        raise VerificationError(f"{day} display: expected {display}, found {document['display']}")
+
+
+def _check_parts(day: str, document: dict[str, Any], inputs: pl.DataFrame, served: int) -> None:
+    """Hold each part against the cost lines of its kind, and their sum against the number."""
+    costs = inputs.filter(pl.col("line") == "cost").group_by("cost_kind").agg(pl.col("cost_usd").sum())
+    spent = dict(costs.iter_rows())
+    parts = {kind: Fraction(part or 0) for kind, part in document["usd_per_million_by_part"].items()}
+    for kind in parts.keys() | spent.keys():
+        exact = Fraction(spent.get(kind, 0)) * 10**6 / served
+        if not exact - Fraction(1, 10**12) < parts.get(kind, Fraction(0)) < exact + Fraction(1, 10**12):
+            raise VerificationError(
+                f"{day} usd_per_million_by_part {kind}: expected {float(exact)}, found {float(parts.get(kind, 0))}"
+            )
+    if sum(parts.values()) != Fraction(document["usd_per_million_tokens"]):
         raise VerificationError(
-            f"{day} usd_per_million_by_part: expected the sum {float(number)}, found {float(parts)}"
+            f"{day} usd_per_million_by_part: expected parts that add up to the number, found others"
         )
+
+
+def _check_counts(day: str, document: dict[str, Any], inputs: pl.DataFrame) -> None:
+    """Hold requests, tokens, models and window against the token lines and the day."""
+    lines = inputs.filter(pl.col("line") == "tokens")
+    counts = ("prompt", "completion", "cached", "reasoning")
+    models: dict[str, int] = {}
+    for model, prompt, completion in lines.select("model", "prompt_tokens", "completion_tokens").iter_rows():
+        tokens = (prompt or 0) + (completion or 0)
+        models[model or "unknown"] = models.get(model or "unknown", 0) + tokens
+    window = trailing_window(date.fromisoformat(day))
+    expected = {
+        "requests": sum(lines["requests"].to_list()),
+        "tokens": {name: _known_sum(lines[f"{name}_tokens"]) for name in counts},
+        "by_model": {model: tokens for model, tokens in models.items() if tokens},
+        "window": {"start": format_second(window.start), "end": format_second(window.end), "days": window.days},
+    }
+    found = {name: document[name] for name in ("requests", "tokens", "window")}
+    found["by_model"] = {entry["model"]: entry["served_tokens"] for entry in document["by_model"]}
+    for name, figure in expected.items():
+        if found[name] != figure:
+            raise VerificationError(
+                f"{day} {name}: the published inputs give {figure}, the revision says {found[name]}"
+            )
+
+
+def _known_sum(column: pl.Series) -> int | None:
+    known = column.drop_nulls().to_list()
+    return sum(known) if known else None
 
 
 def _check_schema(files: dict[str, bytes], name: str, content: bytes, schema: str) -> None:

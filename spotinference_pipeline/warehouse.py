@@ -49,12 +49,20 @@ class Warehouse:
     ) -> pl.DataFrame:
         """Run one SELECT and give its rows; a frame given as `source` can be read under that name."""
         if source is None:
-            return pl.DataFrame(self._connection.sql(sql, params=dict(parameters or {})))
+            return self._fetch(sql, parameters)
         self._connection.register("source", _ArrowStream(source))
         try:
-            return pl.DataFrame(self._connection.sql(sql, params=dict(parameters or {})))
+            return self._fetch(sql, parameters)
         finally:
             self._connection.unregister("source")
+
+    def _fetch(self, sql: str, parameters: Mapping[str, Any] | None) -> pl.DataFrame:
+        try:
+            return pl.DataFrame(self._connection.sql(sql, params=dict(parameters or {})))
+        except RuntimeError as error:
+            if "interrupted" in str(error).lower():
+                raise KeyboardInterrupt from None
+            raise
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Run statements that give no rows."""
@@ -196,11 +204,11 @@ def _connect(path: Path, deadline_seconds: float) -> duckdb.DuckDBPyConnection:
     while True:
         try:
             return duckdb.connect(path)
-        except duckdb.IOException as error:
-            if "lock" not in str(error):
+        except (duckdb.IOException, duckdb.SerializationException, duckdb.InternalException) as error:
+            if "Could not set lock" not in str(error):
                 raise WarehouseError(
-                    f"warehouse {path}: cannot be opened ({str(error).splitlines()[0]}); delete it and run "
-                    "`spotinference build DAY..DAY`: the raw files hold everything"
+                    f"warehouse {path}: cannot be opened ({str(error).splitlines()[0]}); run "
+                    "`spotinference rebuild`: the raw files hold everything"
                 ) from None
             if time.monotonic() - started > deadline_seconds:
                 raise WarehouseError(

@@ -65,6 +65,8 @@ def parse_days(text: str) -> list[date]:
         raise SettingsError(
             f"day {text!r}: expected YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD; write for example 2026-11-16..2026-11-22"
         ) from None
+    if first.year < 2015:
+        raise SettingsError(f"day {first}: expected one since 2015, when there was nothing to bill; correct the year")
     if last < first:
         raise SettingsError(f"days {text!r}: expected the first day before the last; swap the two")
     return list(days_between(first, last))

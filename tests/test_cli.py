@@ -48,10 +48,10 @@ class Desk:
     def type(self, *arguments: str, **environment: str) -> Any:
         return CliRunner().invoke(cli.app, list(arguments), env=self.environment | environment)
 
-    def main(self, *arguments: str) -> SimpleNamespace:
+    def main(self, *arguments: str, **environment: str) -> SimpleNamespace:
         """Run the program's own entry, in this process."""
         handler = signal.getsignal(signal.SIGTERM)
-        with CliRunner().isolation(env=self.environment) as streams:
+        with CliRunner().isolation(env=self.environment | environment) as streams:
             with pytest.raises(SystemExit) as ended:
                 cli.main(arguments)
             sys.stdout.flush()
@@ -342,4 +342,32 @@ def test_a_damaged_warehouse_fails_with_what_to_do(desk: Desk) -> None:
     desk.warehouse.write_bytes(b"this is no database" * 1000)
     ended = desk.main("status")
     assert ended.code == 1
-    assert re.fullmatch(r"spotinference: warehouse .* cannot be opened .*; delete it and run .*\n", ended.stderr)
+    assert re.fullmatch(
+        r"spotinference: warehouse .* cannot be opened .*; run `spotinference rebuild`.*\n", ended.stderr
+    )
+
+
+def test_a_warehouse_with_rotten_blocks_is_not_taken_for_a_locked_one_and_rebuild_mends_it(built: Desk) -> None:
+    content = bytearray(built.warehouse.read_bytes())
+    content[12_288:] = os.urandom(len(content) - 12_288)
+    built.warehouse.write_bytes(content)
+    ended = built.main("status")
+    assert ended.code == 1
+    assert "still locked" not in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert "spotinference rebuild" in ended.stderr
+    assert built.main("rebuild").code == 0
+    assert built.main("status").code == 0
+
+
+@pytest.mark.parametrize("command", [["status"], ["build", "2026-11-20"]])
+def test_a_data_folder_that_cannot_be_is_one_line(desk: Desk, tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    ended = desk.main(*command, SPOTINFERENCE_DATA_DIR=str(tmp_path / "file" / "data"))
+    assert ended.code == 1
+    assert re.fullmatch(r"spotinference: .*file.*: expected it to be usable, found .*\n", ended.stderr)
+
+
+def test_a_day_before_there_was_anything_to_bill_is_wrong_use(desk: Desk) -> None:
+    ended = desk.main("build", "0001-01-01")
+    assert (ended.code, ended.stderr.count("\n")) == (2, 1)

@@ -1,6 +1,7 @@
 """The drawn pages: everything escaped, nothing loaded from elsewhere, the same bytes each time."""
 
 import re
+from decimal import Decimal
 from html.parser import HTMLParser
 from typing import Any
 
@@ -253,3 +254,12 @@ def test_what_is_unknown_is_a_dash() -> None:
     assert "– paid" in text
     assert "–, – in all" in text
     assert "– of the time they were on" in text
+
+
+def test_the_shown_parts_add_up_to_the_shown_number() -> None:
+    parts = {"busy": "1.48165", "idle": "3.10255", "cold_start": "0.01704", "credit": "-0.04359"}
+    day = {"usd_per_million_by_part": parts, "usd_per_million_tokens": "4.55765"}
+    shown = page.shown_parts(day)
+    assert sum(Decimal(part or 0) for part in shown.values()) == Decimal("4.5576")
+    assert all(abs(Decimal(shown[kind] or 0) - Decimal(part)) < Decimal("0.0001") for kind, part in parts.items())
+    assert page.shown_parts(day | {"usd_per_million_tokens": None}) == dict.fromkeys(parts)

@@ -205,3 +205,16 @@ def test_the_first_day_is_the_oldest_folder_and_unknown_without_one(words: Any, 
     for at in ("2026-11-22T10:00", "2026-11-20T10:00"):
         raw.append_exchanges(tmp_path, [words.exchange("/pricebook", b"[]", at)], "00000000")
     assert raw.first_day(tmp_path) == date(2026, 11, 20)
+
+
+def test_only_files_in_folders_of_days_are_raw_files(tmp_path: Path) -> None:
+    day = tmp_path / "2026-11-22"
+    (day / "20261122T100000Z.00000001.jsonl").mkdir(parents=True)
+    (day / "20261122T100000Z.00000002.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "abcd-ef-gh").mkdir()
+    kept = day / "20261122T100159Z.00000003.jsonl"
+    kept.write_bytes(b"")
+    assert raw.list_files(tmp_path) == [kept]
+    assert raw.first_day(tmp_path) == date(2026, 11, 22)
+    assert raw.has_minute(tmp_path, datetime(2026, 11, 22, 10, 1, tzinfo=UTC))
+    assert not raw.has_minute(tmp_path, datetime(2026, 11, 22, 10, 2, tzinfo=UTC))

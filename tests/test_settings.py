@@ -173,3 +173,27 @@ def test_F057_a_secret_of_a_wrong_type_is_not_quoted(tmp_path: Path, name: str) 
 
 def test_an_instant_that_is_told_to_be_unknown_is_the_machine_s() -> None:
     assert settings.Settings.model_validate({"now": None}).now is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("MIN_SNAPSHOT_COVERAGE", "7"),
+        ("MIN_SNAPSHOT_COVERAGE", "-1"),
+        ("HYPERSTACK_URL", "notaurl"),
+        ("HYPERSTACK_URL", "http://[bad"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_named(name: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=f"SPOTINFERENCE_{name}"):
+        settings.read({f"SPOTINFERENCE_{name}": text})
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"two\nlines"])
+def test_a_key_that_no_header_can_carry_is_refused_unquoted(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "key"
+    file.write_bytes(content)
+    found = settings.read({"SPOTINFERENCE_HYPERSTACK_API_KEY_FILE": str(file)})
+    with pytest.raises(SettingsError, match="expected one line of printable ASCII") as refused:
+        found.api_key()
+    assert "lines" not in str(refused.value)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,29 @@ def test_an_edited_figure_is_found_even_with_all_digests_made_anew(
 ) -> None:
     forge(public, change)
     rejects(public, f"^{said}")
+
+
+def move_a_dollar(document: dict[str, Any]) -> None:
+    parts = document["usd_per_million_by_part"]
+    parts["idle"], parts["busy"] = (f"{Decimal(parts['idle']) - 1:f}", f"{Decimal(parts['busy']) + 1:f}")
+
+
+@pytest.mark.parametrize(
+    ("change", "pattern"),
+    [
+        (lambda document: document.update(display="$0.01"), "display: expected"),
+        (move_a_dollar, "usd_per_million_by_part (idle|busy): expected"),
+        (lambda document: document.update(requests=document["requests"] + 1), "requests: the published inputs give"),
+        (lambda document: document["tokens"].update(prompt=1), "tokens: the published inputs give"),
+        (lambda document: document["by_model"].pop(), "by_model: the published inputs give"),
+        (lambda document: document["window"].update(start="2026-01-01T00:00:00Z"), "window: the published inputs give"),
+    ],
+)
+def test_whatever_follows_from_the_inputs_is_worked_out_again(
+    public: Storage, change: Callable[[dict[str, Any]], None], pattern: str
+) -> None:
+    forge(public, change)
+    rejects(public, pattern)
 
 
 def test_a_forger_who_changes_nothing_is_not_accused(public: Storage) -> None:

@@ -78,9 +78,10 @@ class KeyRing:
         try:
             self._stamp = self._path.stat().st_mtime_ns
             lines = self._path.read_text().splitlines()
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8"
             raise SettingsError(
-                f"keys file {self._path}: cannot be read ({error.strerror}); "
+                f"keys file {self._path}: cannot be read ({reason}); "
                 "make it with: spotinference-proxy key new --label NAME"
             ) from error
         self._digests = frozenset(self._digest_in(line, i) for i, line in enumerate(lines, 1) if line.strip())

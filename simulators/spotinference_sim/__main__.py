@@ -37,6 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"spotinference-sim: {error}", file=sys.stderr)
         return 2
+    try:
+        _run(scenario, options)
+    except (OSError, OverflowError, ValueError) as error:
+        print(f"spotinference-sim: {str(error).splitlines()[0]}; correct the argument", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(scenario: Scenario, options: argparse.Namespace) -> None:
     if options.command == "lay-down":
         until_s = parse_us(options.until) // SECOND_US if options.until else scenario.end_s + AFTER_LAST_DAY_S
         lay_down_raw(scenario, options.data_dir, until_s, options.lag)
@@ -49,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         now = os.environ.get("SPOTINFERENCE_NOW")
         clock = SystemClock(to_datetime(parse_us(now)) if now else None)
         asyncio.run(_serve(scenario, clock, options))
-    return 0
 
 
 def _indented(figures: dict[str, Any]) -> str:

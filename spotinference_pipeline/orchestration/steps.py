@@ -6,8 +6,8 @@ from datetime import date
 
 import polars as pl
 
-from spotinference_pipeline import checks, ledger, publication, snapshot, transform, validated
-from spotinference_pipeline.hyperstack import Hyperstack
+from spotinference_pipeline import checks, ledger, publication, raw, snapshot, transform, validated
+from spotinference_pipeline.hyperstack import Hyperstack, minute_of
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_warehouse
@@ -37,6 +37,11 @@ class IngestReport:
 def days_of(partition_keys: Sequence[str]) -> list[date]:
     """Give the UTC days of partition keys, oldest first."""
     return sorted(date.fromisoformat(partition_key) for partition_key in partition_keys)
+
+
+def has_snapshot(settings: Settings) -> bool:
+    """Tell whether a snapshot of the present minute has landed."""
+    return raw.has_minute(settings.raw_dir, minute_of(settings.clock()))
 
 
 def take_snapshot(settings: Settings) -> snapshot.Snapshot:
