@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
-SOURCES := spotinference_pipeline proxy simulators tests
+SOURCES := spotinference_pipeline proxy simulators tests conftest.py
 
 .PHONY: help demo install test check format lock soak clean
 .DEFAULT_GOAL := help

@@ -49,7 +49,7 @@ def run(settings: Settings, environment: Mapping[str, str], *, once: bool) -> No
     ports = {name: free_port(port) for name, port in (("ui", 3000), ("proxy", 8080), ("admin", 8081), ("page", 8000))}
     proxy_url = f"http://127.0.0.1:{ports['proxy']}"
     key = secrets.token_hex(16)
-    clean = {name: text for name, text in environment.items() if not name.startswith(("SPOTINFERENCE_", "DAGSTER_"))}
+    clean = clean_environment(environment)
     with Processes(settings.data_dir / "logs", clean) as simulators:
         print(f"laying down {PAST_DAYS} past days, {scenario.first_day} to {scenario.last_day} ...", flush=True)
         simulators.run(
@@ -123,9 +123,22 @@ def make_empty(data_dir: Path) -> None:
                 f"SPOTINFERENCE_DATA_DIR {data_dir}: expected an empty folder or one that the demo made, found other files; "
                 "choose another folder for the demo"
             )
-        shutil.rmtree(data_dir)
+        for entry in data_dir.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != MARK:
+                entry.unlink()
     data_dir.mkdir(parents=True, exist_ok=True)
     (data_dir / MARK).write_text(json.dumps({"made_by": "spotinference demo"}) + "\n")
+
+
+def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what would lead the demo's programs elsewhere: settings of ours and of Dagster, and a web proxy."""
+    return {
+        name: text
+        for name, text in environment.items()
+        if not name.startswith(("SPOTINFERENCE_", "DAGSTER_")) and not name.lower().endswith("_proxy")
+    }
 
 
 def _until() -> list[str]:

@@ -2,13 +2,19 @@
 
 import json
 import socket
-from collections.abc import Callable
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+
+from spotinference_pipeline import serving
 
 pytestmark = pytest.mark.timeout(280)
 Serve = Callable[..., AbstractContextManager[Any]]
@@ -60,6 +66,66 @@ def test_a_read_only_ui_refuses_mutations_however_they_are_sent_and_listens_on_l
         assert answer["data"]["launchRun"]["__typename"] == "UnauthorizedError"
         assert server.ask("{ runsOrError { ... on Runs { results { id } } } }")["data"]["runsOrError"]["results"] == []
         assert listening_addresses(int(server.url.rpartition(":")[2])) == {"127.0.0.1"}
+
+
+class Answer(BaseHTTPRequestHandler):
+    """Answers 200 at /server_info, else 500."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/server_info" else 500)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def loopback() -> Iterator[str]:
+    """A web server on loopback that knows one path."""
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_only_an_answer_of_200_is_one(loopback: str) -> None:
+    assert serving.answers(f"{loopback}/server_info")
+    assert not serving.answers(f"{loopback}/else")
+    assert not serving.answers("http://127.0.0.1:1/server_info")
+
+
+def test_a_port_that_speaks_another_language_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            talking, _ = listener.accept()
+            with talking:
+                talking.recv(1000)
+                talking.sendall(b"SSH-2.0-otter\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        assert not serving.answers(f"http://127.0.0.1:{listener.getsockname()[1]}/server_info")
+        thread.join()
+
+
+def test_the_ui_is_asked_directly_where_the_environment_names_a_web_proxy(loopback: str) -> None:
+    ask = f"from spotinference_pipeline import serving; print(serving.answers({loopback + '/server_info'!r}))"
+    environment = {"http_proxy": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"}
+    done = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, check=True, text=True)
+    assert done.stdout == "True\n"
+
+
+def test_dagsters_home_is_the_environments_or_in_the_data_folder(settings_in: Callable[..., Any]) -> None:
+    settings = settings_in()
+    assert serving.dagster_home(settings, {}) == settings.data_dir / "dagster"
+    assert serving.dagster_home(settings, {"DAGSTER_HOME": "/srv/dagster"}) == Path("/srv/dagster")
+    shared = serving.dagster_environment(settings, {"PATH": "/usr/bin"})
+    assert shared["DAGSTER_HOME"] == str(settings.data_dir / "dagster")
+    assert shared["SPOTINFERENCE_DATA_DIR"] == str(settings.data_dir)
+    assert shared["PATH"] == "/usr/bin"
 
 
 def statuses(server: Any) -> set[str]:
