@@ -35,12 +35,19 @@ from spotinference_pipeline.errors import (
     SpotinferenceError,
     VerificationError,
     WarehouseError,
+    WarehouseLockedError,
 )
 from spotinference_pipeline.hyperstack import Hyperstack
 from spotinference_pipeline.processes import Processes, free_port
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
-from spotinference_pipeline.warehouse import Warehouse, open_warehouse
+from spotinference_pipeline.warehouse import (
+    LOCK_DEADLINE_SECONDS,
+    Warehouse,
+    discard_log,
+    open_warehouse,
+    replace_warehouse,
+)
 from spotinference_pipeline.windows import days_between, last_closed_day, parse_days
 
 FAILED, WRONG_USE, GATE = 1, 2, 3
@@ -177,20 +184,26 @@ def rebuild() -> None:
     settings = _settings()
     aside = settings.warehouse_path.with_suffix(".rebuilt")
     aside.unlink(missing_ok=True)
-    days = _days_to_rebuild(settings)
+    discard_log(aside)
+    days = days_to_rebuild(settings)
     with open_warehouse(aside) as warehouse:
         done = validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
         backfill.build(warehouse, days)
         warehouse.copy_for_analysts()
-    aside.replace(settings.warehouse_path)
+    replace_warehouse(settings.warehouse_path, aside)
     print(f"{done.files} files read, {len(days)} days built")
 
 
-def _days_to_rebuild(settings: Settings) -> list[date]:
-    """Give the days that the warehouse had; where it is damaged, every closed day of which there are raw files."""
+def days_to_rebuild(settings: Settings, deadline_seconds: float = LOCK_DEADLINE_SECONDS) -> list[date]:
+    """Give the days that the warehouse had; where it is damaged, every closed day of which there are raw files.
+
+    Raises: WarehouseLockedError when another process still writes it at the deadline.
+    """
     try:
-        with _warehouse(settings) as warehouse:
+        with open_warehouse(settings.warehouse_path, deadline_seconds) as warehouse:
             days: list[date] = warehouse.query("select utc_day from metric.cost_per_mtok")["utc_day"].to_list()
+    except WarehouseLockedError:
+        raise
     except WarehouseError as error:
         print(f"spotinference: {error}", file=sys.stderr)
         first, last = raw.first_day(settings.raw_dir), last_closed_day(settings.clock())
@@ -245,12 +258,14 @@ def _read_status(warehouse: Warehouse, settings: Settings) -> dict[str, Any]:
             (select cast(max(utc_day) as varchar) from metric.cost_per_mtok) as last_built_day
         """
     ).row(0, named=True)
-    waiting = len(validated.list_new(warehouse, settings.raw_dir, Storage(settings.request_log)))
+    log = Storage(settings.request_log)
+    waiting = len(validated.list_new(warehouse, settings.raw_dir, log))
     latest = Storage(settings.published).find(public_files.LATEST)
     newest = json.loads(latest) if latest else {}
     return {
         **rows,
         "files_waiting": waiting,
+        "segments_misnamed": len(validated.misnamed_segments(log)),
         "last_closed_day": last_closed_day(settings.clock()).isoformat(),
         "published_day": newest.get("day"),
         "published_status": newest.get("status"),

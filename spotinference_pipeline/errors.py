@@ -4,7 +4,8 @@ SpotinferenceError
 ├── OursError                 something here must be mended: settings, files, database
 │   ├── SettingsError         a setting is missing or wrong
 │   ├── RawFileError          a raw file or segment cannot be read or written
-│   ├── WarehouseError        the DuckDB file is locked, damaged, or a table is missing
+│   ├── WarehouseError        the DuckDB file is damaged, or a table is missing
+│   │   └── WarehouseLockedError  another process has the DuckDB file open
 │   ├── PublicationError      a publication would break its own rules
 │   └── VerificationError     published files do not fit together
 └── TheirsError               an outside service did not answer as described
@@ -29,7 +30,11 @@ class RawFileError(OursError):
 
 
 class WarehouseError(OursError):
-    """The DuckDB file is locked, damaged or incomplete."""
+    """The DuckDB file is damaged or incomplete, or may not be touched now."""
+
+
+class WarehouseLockedError(WarehouseError):
+    """Another process has the DuckDB file open."""
 
 
 class PublicationError(OursError):

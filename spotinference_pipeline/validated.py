@@ -101,6 +101,11 @@ def segment_names(log: Storage) -> list[str]:
     return [name for name in log.names() if SEGMENT_NAME.fullmatch(name)]
 
 
+def misnamed_segments(log: Storage) -> list[str]:
+    """Give the names that look like sealed segments and are none: nobody reads them, so somebody must be told."""
+    return [name for name in log.names() if name.endswith(".jsonl") and not SEGMENT_NAME.fullmatch(name)]
+
+
 def _raw_sources(raw_dir: Path) -> Iterator[_Source]:
     for path in raw.list_files(raw_dir):
         yield _Source(f"hyperstack/{path.parent.name}/{path.name}", "hyperstack", path.read_bytes)

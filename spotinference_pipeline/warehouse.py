@@ -20,7 +20,7 @@ import duckdb
 import polars as pl
 
 from spotinference_pipeline import shipped
-from spotinference_pipeline.errors import WarehouseError
+from spotinference_pipeline.errors import WarehouseError, WarehouseLockedError
 
 LOCK_DEADLINE_SECONDS = 60.0
 SQL_DIR = shipped.path("sql")
@@ -175,6 +175,17 @@ def open_scratch() -> Iterator[Warehouse]:
         connection.close()
 
 
+def replace_warehouse(path: Path, aside: Path) -> None:
+    """Put a closed warehouse in another one's place."""
+    discard_log(path)
+    aside.replace(path)
+
+
+def discard_log(path: Path) -> None:
+    """Take away the write-ahead log of a warehouse that is replaced: the next one would replay it into its own rows."""
+    path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
+
+
 def read_sql(table: str) -> str:
     """Give the SQL that builds a table: `rollup.token_days` is `sql/rollup/token_days.sql`."""
     return (SQL_DIR / f"{table.replace('.', '/')}.sql").read_text()
@@ -211,7 +222,7 @@ def _connect(path: Path, deadline_seconds: float) -> duckdb.DuckDBPyConnection:
                     "`spotinference rebuild`: the raw files hold everything"
                 ) from None
             if time.monotonic() - started > deadline_seconds:
-                raise WarehouseError(
+                raise WarehouseLockedError(
                     f"warehouse {path}: still locked after {deadline_seconds:.0f} s ({str(error).splitlines()[0]}); "
                     "end that process, or read the copy analyst.duckdb instead"
                 ) from None

@@ -18,8 +18,8 @@ import duckdb
 import pytest
 from typer.testing import CliRunner
 
-from spotinference_pipeline import cli
-from spotinference_pipeline.errors import PublicationError, SettingsError, WarehouseError
+from spotinference_pipeline import cli, settings
+from spotinference_pipeline.errors import PublicationError, SettingsError, WarehouseError, WarehouseLockedError
 from spotinference_pipeline.warehouse import open_warehouse
 
 DAYS = "2026-11-21..2026-11-22"
@@ -231,6 +231,7 @@ def test_status_before_anything_was_done(tmp_path: Path) -> None:
         "quarantined": 0,
         "last_built_day": None,
         "files_waiting": 0,
+        "segments_misnamed": 0,
         "last_closed_day": "2026-11-22",
         "published_day": None,
         "published_status": None,
@@ -252,7 +253,7 @@ def test_status_tells_what_waits_what_was_built_and_what_is_published(desk: Desk
 
 def test_status_for_people_has_a_line_for_each_fact(built: Desk) -> None:
     lines = built.type("status").stdout.splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 11
     assert "last built day          2026-11-22" in lines
     assert "published day           –" in lines
 
@@ -368,6 +369,55 @@ def test_a_data_folder_that_cannot_be_is_one_line(desk: Desk, tmp_path: Path, co
     assert re.fullmatch(r"spotinference: .*file.*: expected it to be usable, found .*\n", ended.stderr)
 
 
+def test_a_segment_whose_name_is_none_is_told_about(built: Desk) -> None:
+    (built.data_dir / "request_log" / "copy-of-a-segment.jsonl").write_text("{}")
+    facts = json.loads(built.main("status", "--json").stdout)
+    assert (facts["segments_misnamed"], facts["files_waiting"]) == (1, 0)
+
+
 def test_a_day_before_there_was_anything_to_bill_is_wrong_use(desk: Desk) -> None:
     ended = desk.main("build", "0001-01-01")
     assert (ended.code, ended.stderr.count("\n")) == (2, 1)
+
+
+_HOLD = """
+import sys
+from pathlib import Path
+from spotinference_pipeline.warehouse import open_warehouse
+
+with open_warehouse(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_rebuild_never_takes_a_warehouse_from_the_process_that_writes_it(built: Desk) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(built.warehouse)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(WarehouseLockedError, match="still locked"):
+            cli.days_to_rebuild(settings.read(built.environment), deadline_seconds=0)
+        holder.communicate("")
+
+
+def test_a_rebuild_never_replays_the_log_of_the_warehouse_before(built: Desk) -> None:
+    cut_off = (
+        "import duckdb, os, sys; c = duckdb.connect(sys.argv[1]);"
+        "c.execute('insert into validated.requests from validated.requests'); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", cut_off, str(built.warehouse)], check=False).returncode == 9
+    log = built.warehouse.with_name("warehouse.duckdb.wal")
+    left = built.warehouse.with_name("warehouse.rebuilt.wal")
+    assert log.stat().st_size > 0
+    left.write_bytes(log.read_bytes())
+    built.warehouse.write_bytes(b"this is no database" * 1000)
+    assert built.type("rebuild").exit_code == 0
+    assert not log.exists()
+    assert not left.exists()
+    with open_warehouse(built.warehouse) as warehouse:
+        assert warehouse.query("select count(*) as n from validated.requests").item() == 2

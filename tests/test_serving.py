@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 
 from spotinference_pipeline import serving
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(400)
 Serve = Callable[..., AbstractContextManager[Any]]
 LAUNCH_BACKFILL = """
 mutation($params: LaunchBackfillParams!) {
@@ -30,17 +30,18 @@ LAUNCH_JOB = """
 mutation { launchRun(executionParams: { mode: "default", selector: {
   repositoryLocationName: "spotinference", repositoryName: "__repository__", jobName: "ingest" } }) { __typename } }
 """
+KEY = b"canary-of-the-server"
 BUILT = ("rollup", "metric", "publication")
 
 
-def test_a_backfill_launched_from_the_ui_publishes_the_truth_and_nothing_stays_behind(
-    serve: Serve, simulated_days: Any, tmp_path: Path
+def test_a_backfill_from_the_ui_publishes_the_truth_late_tokens_revise_it_and_nothing_stays_behind(
+    serve: Serve, simulated_days: Any, lines: Any, tmp_path: Path
 ) -> None:
     data_dir = simulated_days.copy_to(tmp_path / "data")
     with serve(data_dir) as server:
         launched = server.ask(LAUNCH_JOB)["data"]["launchRun"]["__typename"]
         assert launched == "LaunchRunSuccess"
-        server.wait_until(lambda: "SUCCESS" in statuses(server), 120)
+        server.wait_until(lambda: "SUCCESS" in statuses(server, "ingest"), 120)
         nodes = server.ask("{ assetNodes { groupName isPartitioned assetKey { path } } }")["data"]["assetNodes"]
         keys = [node["assetKey"] for node in nodes if node["groupName"] in BUILT]
         days = [f"{day}" for day in simulated_days.days]
@@ -48,13 +49,23 @@ def test_a_backfill_launched_from_the_ui_publishes_the_truth_and_nothing_stays_b
         launched = server.ask(LAUNCH_BACKFILL, params=params)["data"]["launchPartitionBackfill"]
         assert launched["__typename"] == "LaunchBackfillSuccess"
         server.wait_until(lambda: status_of(server, launched["backfillId"]) == "COMPLETED_SUCCESS", 200)
+        published = data_dir / "published" / "economics"
+        truth = simulated_days.truth(simulated_days.last)
+        assert read(published / "latest.json", truth) == truth
+        assert sorted(path.name for path in (published / "days").iterdir()) == days
+        late = lines.segment(lines.end(1, f"{days[1]}T10:00", f"{days[1]}T10:01"))
+        (data_dir / "request_log" / lines.name(9)).write_bytes(late)
+        server.ask(LAUNCH_JOB)
+        server.wait_until((published / "days" / days[2] / "r2.json").exists, 120)
+        server.wait_until(lambda: statuses(server, "daily_build") == {"SUCCESS"}, 60)
         assert server.process_ids()
         assert server.stop() == 0
         assert server.process_ids() == []
-    latest = json.loads((data_dir / "published" / "economics" / "latest.json").read_bytes())
-    truth = simulated_days.truth(simulated_days.last)
-    assert {name: latest[name] for name in truth} == truth
-    assert sorted(path.name for path in (data_dir / "published" / "economics" / "days").iterdir()) == days
+    assert read(published / "latest.json", ["served_tokens"]) == {"served_tokens": truth["served_tokens"] + 150}
+    assert sorted(path.name for path in published.glob("days/*/r2.json")) == ["r2.json", "r2.json"], (
+        "days two and three"
+    )
+    assert not [path for path in data_dir.rglob("*") if path.is_file() and KEY in path.read_bytes()]
 
 
 def test_a_read_only_ui_refuses_mutations_however_they_are_sent_and_listens_on_loopback_only(
@@ -128,10 +139,16 @@ def test_dagsters_home_is_the_environments_or_in_the_data_folder(settings_in: Ca
     assert shared["PATH"] == "/usr/bin"
 
 
-def statuses(server: Any) -> set[str]:
-    """Give the statuses of the runs of the ingest job."""
-    asked = '{ runsOrError(filter: {pipelineName: "ingest"}) { ... on Runs { results { status } } } }'
-    return {run["status"] for run in server.ask(asked)["data"]["runsOrError"]["results"]}
+def statuses(server: Any, job: str) -> set[str]:
+    """Give the statuses of the runs of a job."""
+    asked = "query($job: String!) { runsOrError(filter: {pipelineName: $job}) { ... on Runs { results { status } } } }"
+    return {run["status"] for run in server.ask(asked, job=job)["data"]["runsOrError"]["results"]}
+
+
+def read(file: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Give some members of a published file."""
+    document = json.loads(file.read_bytes())
+    return {name: document[name] for name in names}
 
 
 def status_of(server: Any, backfill_id: str) -> str:
