@@ -1,11 +1,13 @@
 """Child processes that are started together and stopped together. Used by `spotinference serve` and the demo."""
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,7 +18,10 @@ STOP_SECONDS = 20.0
 
 
 class Processes:
-    """Started processes, each with its own log file; leaving the block ends them, last started first."""
+    """Started processes, each with its own log file; leaving the block ends them, last started first.
+
+    Each leads a group of its own: what a program has started and left behind, such as Dagster's code servers, goes with it.
+    """
 
     def __init__(self, log_dir: Path, environment: Mapping[str, str], *, stop_seconds: float = STOP_SECONDS) -> None:
         self._log_dir = log_dir
@@ -39,6 +44,18 @@ class Processes:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for _, process in reversed(self._running):
+            self._end_group(process.pid)
+
+    def _end_group(self, group: int) -> None:
+        """End what a program left behind; one of Dagster's runs that is told to can still note that it failed."""
+        deadline = time.monotonic() + self._stop_seconds
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGTERM)
+            while time.monotonic() < deadline:
+                os.killpg(group, 0)
+                time.sleep(0.05)
+            os.killpg(group, signal.SIGKILL)
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         """Start a program of this environment in the background; its output goes to `<name>.log`."""
@@ -49,6 +66,7 @@ class Processes:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
         self._running.append((name, process))
 

@@ -289,6 +289,31 @@ def test_the_first_night_builds_every_day_since_the_first(empty: Graph) -> None:
     assert _daily_tags(empty, "2026-11-05T00:20") == {RANGE_START: "2026-11-01", RANGE_END: "2026-11-04"}
 
 
+@pytest.mark.parametrize(
+    ("unpublished", "first"),
+    [
+        (set(), "2026-11-12"),
+        ({12}, "2026-11-12"),
+        ({8}, "2026-11-08"),
+        ({3}, "2026-11-12"),
+    ],
+)
+def test_a_day_whose_run_was_cut_off_before_publishing_is_built_again_while_a_window_needs_it(
+    make_graph: Make, tmp_path: Path, unpublished: set[int], first: str
+) -> None:
+    graph = make_graph(tmp_path, first_day="2026-11-01")
+    for day in range(1, 13):
+        _note_built(graph, "rollup/snapshot_days", day)
+        if day not in unpublished:
+            _note_built(graph, "publication/economics", day)
+    assert _daily_tags(graph, "2026-11-13T00:20") == {RANGE_START: first, RANGE_END: "2026-11-12"}
+
+
+def _note_built(graph: Graph, asset: str, day: int) -> None:
+    done = dg.AssetMaterialization(dg.AssetKey.from_user_string(asset), partition=f"2026-11-{day:02}")
+    graph.instance.report_runless_asset_event(done)
+
+
 def _daily_tags(graph: Graph, at: str) -> dict[str, str]:
     scheduled = datetime.fromisoformat(at).replace(tzinfo=UTC)
     schedule = graph.repository.get_schedule_def("daily_build_after_midnight")

@@ -56,3 +56,27 @@ def test_a_port_that_is_taken_is_replaced_by_a_free_one() -> None:
         port = taken.getsockname()[1]
         assert free_port(port) != port
     assert free_port(port) == port
+
+
+def test_what_a_program_left_behind_goes_with_it(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    start = (
+        "import subprocess, sys, pathlib; c = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    )
+    with Processes(tmp_path, {}) as processes:
+        processes.start(
+            "parent", ["python", "-c", f"{start}; pathlib.Path({str(child)!r}).write_text(str(c.pid)); c.wait()"]
+        )
+        processes.wait_until(lambda: child.exists() and child.read_text() != "", "parent", 20)
+        left_behind = Path("/proc") / child.read_text()
+        assert left_behind.exists()
+    with Processes(tmp_path, {}) as others:
+        others.wait_until(lambda: is_dead(left_behind), "child", 10)
+
+
+def is_dead(process: Path) -> bool:
+    """Tell whether a process is gone, or only waits for its parent to look."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

@@ -25,6 +25,7 @@ left alone."""
 INGEST_JOB, DAILY_JOB = "ingest", "daily_build"
 REQUESTS = dg.AssetKey(["validated", "requests"])
 ROLLED_UP = dg.AssetKey(["rollup", "snapshot_days"])
+PUBLISHED = dg.AssetKey(["publication", "economics"])
 MOST_INGESTS = 1000
 """Most ingests that one look for late data takes up; the next look goes on from there."""
 
@@ -52,9 +53,11 @@ def _daily(first_day: date) -> dg.ScheduleDefinition:
     )
     def after_midnight(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         last_day = last_closed_day(context.scheduled_execution_time)
-        built = context.instance.get_materialized_partitions(ROLLED_UP)
-        missed = (day for day in days_between(first_day, last_day) if day.isoformat() not in built)
-        return _one_run(list(days_between(next(missed, last_day), last_day)), str(last_day))
+        rolled_up, published = map(context.instance.get_materialized_partitions, (ROLLED_UP, PUBLISHED))
+        days = list(days_between(first_day, last_day))
+        missed = {day for day in days if day.isoformat() not in rolled_up}
+        missed |= {day for day in days[-TRAILING_DAYS:] if day.isoformat() not in published}
+        return _one_run(list(days_between(min(missed, default=last_day), last_day)), str(last_day))
 
     return after_midnight
 
