@@ -251,3 +251,42 @@ def test_the_minute_of_an_instant_has_no_seconds() -> None:
 def test_every_endpoint_that_is_read_may_be_asked() -> None:
     for endpoint in (answers.USAGE, answers.HISTORY, answers.CREDIT, answers.VIRTUAL_MACHINES, answers.VOLUMES):
         assert hyperstack.READS.fullmatch(endpoint)
+
+
+class Stopwatch:
+    """Elapsed seconds that a test moves."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_F042_a_snapshot_whose_time_is_used_up_asks_nothing_more_and_says_so() -> None:
+    watch = Stopwatch()
+    handle, seen = answering(answer(200, b"{}"))
+    with client(handle, elapsed=watch) as api:
+        api.fetch_usage(MINUTE)
+        watch.seconds = hyperstack.BUDGET_SECONDS + 0.1
+        (unasked,) = api.fetch_virtual_machines(MINUTE)
+    assert len(seen) == 1
+    assert (unasked.status, unasked.body, unasked.endpoint) == (None, None, answers.VIRTUAL_MACHINES)
+    assert unasked.error == "not asked: the time of this snapshot was used up"
+    assert hyperstack.BUDGET_SECONDS + hyperstack.ANSWER_SECONDS <= 50
+
+
+def test_F042_an_answer_that_drips_in_without_end_is_given_up() -> None:
+    watch = Stopwatch()
+
+    class Dripping(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            while True:
+                watch.seconds += 1
+                yield b" "
+
+    handle, _ = answering(httpx.Response(200, stream=Dripping()))
+    with client(handle, attempts=1, elapsed=watch) as api:
+        (exchange,) = api.fetch_usage(MINUTE)
+    assert exchange.status is None
+    assert exchange.error == "body: expected within 20 s, found it unfinished"
