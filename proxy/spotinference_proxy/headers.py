@@ -1,45 +1,45 @@
-"""Which header fields pass, in both directions.
+"""Which header fields pass, in both directions: a list of those that may, nothing else.
 
-Owns the hop-by-hop rule (RFC 9110, 7.6.1) and the fields that are the proxy's own business. The client's
-Host passes, because vLLM builds its redirects from it; its Accept-Encoding does not, so that usage can be
-read whatever stands before vLLM (vLLM itself never compresses).
+Owns the two lists. Towards vLLM: what its API reads, and the client's Host, because vLLM builds its redirects
+from it; never cookies, forwarding claims or hop-by-hop fields, so that nothing of ours can be forged. Towards
+clients: what describes the answer. Framing, `X-Request-Id` and vLLM's key are the proxy's own business.
 """
 
-from collections.abc import Iterable
+from spotinference_proxy.http1 import Fields
 
-from multidict import CIMultiDict
-
-CANARY = "X-Spotinference-Canary"
-REQUEST_ID = "X-Request-Id"
-_HOP_BY_HOP = frozenset(
-    {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te"}
-    | {"trailer", "transfer-encoding", "upgrade"}
+CANARY = "x-spotinference-canary"
+REQUEST_ID = "x-request-id"
+_PASSED_ON = frozenset(
+    {"accept", "content-type", "host", "user-agent", "traceparent", "tracestate", "endpoint-load-metrics-format"}
+    | {"anthropic-version", "anthropic-beta", "openai-beta", "openai-organization", "openai-project"}
 )
-_OURS = frozenset({"content-length", "expect", "accept-encoding", REQUEST_ID.lower(), CANARY.lower()})
-_CREDENTIALS = frozenset({"authorization", "x-api-key"})
-
-Fields = Iterable[tuple[str, str]]
-
-
-def render_request(fields: Fields, request_id: str, credentials: dict[str, str], *, has_keys: bool) -> CIMultiDict[str]:
-    """Return what vLLM gets: the client's key only if the proxy neither checks keys nor has its own."""
-    refused = _OURS | _CREDENTIALS if has_keys or credentials else _OURS
-    passed = CIMultiDict((name, value) for name, value in _end_to_end(fields) if name.lower() not in refused)
-    passed[REQUEST_ID] = request_id
-    passed.update(credentials)
-    return passed
-
-
-def render_answer(fields: Fields, *, keeps_length: bool) -> CIMultiDict[str]:
-    """Return what the client gets; the length only if no byte is taken out."""
-    return CIMultiDict(
-        (name, value) for name, value in _end_to_end(fields) if keeps_length or name.lower() != "content-length"
-    )
-
-
-def _end_to_end(fields: Fields) -> list[tuple[str, str]]:
-    fields = list(fields)
-    named = {
-        token.strip().lower() for name, value in fields if name.lower() == "connection" for token in value.split(",")
+_PASSED_BACK = frozenset(
+    {
+        "allow",
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-type",
+        "date",
+        "location",
     }
-    return [(name, value) for name, value in fields if name.lower() not in _HOP_BY_HOP | named]
+    | {"endpoint-load-metrics", "metadata", "retry-after", "vary", "www-authenticate", REQUEST_ID}
+    | {"openai-processing-ms", "openai-version"}
+)
+
+
+def request_fields(headers: Fields, request_id: str, length: int | None, credentials: str | None) -> Fields:
+    """Return what vLLM gets; `credentials` is its whole Authorization field, `length` that of the body sent."""
+    fields = [field for field in headers if field[0] in _PASSED_ON]
+    fields.append((REQUEST_ID, request_id))
+    if credentials is not None:
+        fields.append(("authorization", credentials))
+    if length is not None:
+        fields.append(("content-length", str(length)))
+    return fields
+
+
+def answer_fields(headers: Fields) -> Fields:
+    """Return what the client gets, without the framing."""
+    return [field for field in headers if field[0] in _PASSED_BACK]

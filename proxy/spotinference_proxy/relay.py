@@ -1,38 +1,37 @@
 """One request to vLLM and its answer back: bytes pass, the same bytes are read, one record comes out.
 
 Owns the order of things: begin row, request, answer as it comes, end row durable, then the last bytes. Owns
-what happens when a side goes away. Does not own choice, keys and refusals (app.py) nor files (log.py).
+what happens when a side goes away. Does not own choice, keys and refusals (app.py) nor files (log.py). There
+is no task per request: connections and the log call in, each call does one step.
 A client that leaves: vLLM ends a request by its id and then still states its usage (`--enable-scale-out`,
 POST /inference/v1/abort_requests); a call that comes before vLLM knows the request does nothing, so it is
 repeated. Without that call the upstream is closed at once, which also stops the work.
 """
 
 import asyncio
-import contextlib
-import io
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal
 
-import aiohttp
-from aiohttp import web
-from multidict import CIMultiDict
-from yarl import URL
-
-from spotinference_proxy.answer import break_connection, error_answer
+from spotinference_proxy.client_connection import ClientConnection, error_answer
 from spotinference_proxy.errors import LogError
-from spotinference_proxy.headers import render_answer
+from spotinference_proxy.headers import answer_fields, request_fields
+from spotinference_proxy.http1 import RequestHead, ResponseHead, render_request_head
 from spotinference_proxy.inject import ClientRequest
 from spotinference_proxy.log import RequestLog
-from spotinference_proxy.record import RequestRecord
-from spotinference_proxy.strip import UsageStripper
-from spotinference_proxy.upstreams import Upstream, abort_ids
-from spotinference_proxy.usage import UsageReader
+from spotinference_proxy.record import RequestRecord, Row
+from spotinference_proxy.upstream_connection import UpstreamConnection
+from spotinference_proxy.upstreams import Upstream, UpstreamPool, abort_ids
+from spotinference_proxy.usage import AnswerReader
 
 ABORT_EVERY_SECONDS = 0.1
 ABORT_WITHIN_SECONDS = 2.0  # then the upstream is closed; vLLM needs about 0.02 s
 COMMIT_TRIES = 3
-_LARGE_BODY_BYTES = 1024 * 1024
+STALE_SECONDS = 1.0  # within which a kept connection that breaks had been closed before it was used
+RETRY_AFTER_SECONDS = 10
+_LARGE_BYTES = 64 * 1024  # of a body worth letting go of while its answer comes
 _ERRORS = {
     "upstream_timeout": (504, "the model server does not answer"),
     "proxy_stopped": (503, "the proxy is stopping; try again"),
@@ -42,236 +41,364 @@ _ERRORS = {
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What every relay of a proxy shares."""
+    """What every relay of a proxy shares; `over` is called once for each, when nothing is left to do."""
 
-    session: aiohttp.ClientSession
+    pool: UpstreamPool
     log: RequestLog
     clock: Callable[[], datetime]
-
-
-def _content(body: bytes) -> bytes | io.BytesIO | None:
-    """Return a body as aiohttp wants it: a large one in parts, so that the loop is not held up."""
-    return (body or None) if len(body) < _LARGE_BODY_BYTES else io.BytesIO(body)
+    stopwatch: Callable[[], float | None]  # monotonic seconds, or None where `clock` is not the machine's
+    now: Callable[[], float]  # monotonic seconds, for waiting
+    over: Callable[["Relay", str], None]
+    passes_credentials: Callable[[], bool]  # a client's own, when the proxy checks no keys
 
 
 class Relay:
-    """Run once. `leave` and `cut` may be called at any time from the same loop."""
+    """Call `start` once. `client_gone`, `cut` and `end_early` may come at any time."""
+
+    upstream: Upstream
+    is_heard = True  # from vLLM, since somebody last looked
+    silent_since = 0.0
+    _tried: tuple[Upstream, ...] = ()
+    _connection: UpstreamConnection | None = None
+    _connecting: asyncio.Task[None] | None = None
+    _aborting: asyncio.Task[None] | None = None
+    _asked_at = 0.0
+    _reader: AnswerReader | None = None
+    _failure: tuple[int, str] | None = None
+    _early_reason: str | None = None
+    _reason = ""
+    _commit: Literal["no", "running", "done"] = "no"
+    _tries_left = COMMIT_TRIES
+    _is_begun = False
+    _is_retried = False
+    _is_answer_begun = False
+    _is_answer_whole = False
+    _is_gone = False
+    _is_passing = False
+    _is_released = False
 
     def __init__(
         self,
         around: Surroundings,
-        client: web.Request,
+        client: ClientConnection,
+        head: RequestHead,
         asked: ClientRequest,
         record: RequestRecord,
-        upstream: Upstream,
         *,
-        headers: CIMultiDict[str],
-        is_logged: bool = True,
+        is_logged: bool,
     ) -> None:
-        self.upstream = upstream
         self.record = record
-        self.last_heard = asyncio.get_running_loop().time()
+        self.is_logged = is_logged
         self._around = around
         self._client = client
+        self._head = head
         self._asked = asked
-        self._headers = headers
-        self._is_logged = is_logged
-        self._reader: UsageReader | None = None
-        self._stripper: UsageStripper | None = None
-        self._answer: web.StreamResponse | None = None
-        self._held = b""
-        self._received = 0
-        self._is_gone = False
-        self._is_cut = False
-        self._cut_reason = "client_gone"
-        self._close_at: float | None = None
-        self._deadline: asyncio.Timeout | None = None
-        self._settling: asyncio.Task[None] | None = None
-        self._aborting: asyncio.Task[None] | None = None
+        self._held: list[bytes] = []
 
-    async def run(self) -> web.StreamResponse:
-        """Relay to the end and return the client's answer, already sent or (an error of ours) to be sent."""
-        if self._is_logged:
-            self._around.log.append(self.record.begin())
-        self.upstream.in_flight += 1
+    def start(self, upstream: Upstream) -> None:
+        """Ask `upstream`; everything else follows from what it and the client do."""
+        self._client.exchange = self
+        self._ask(upstream)
+
+    # ------------------------------------------------------------------ towards vLLM
+
+    def _ask(self, upstream: Upstream) -> None:
+        self.upstream = upstream
+        self._is_released = False
+        upstream.in_flight += 1
+        connection = upstream.take()
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+
+    async def _connect(self) -> None:
         try:
-            return await self._run()
-        except LogError:
-            return self._break()
-        finally:
-            self.upstream.in_flight -= 1
-            if self._settling is None:  # a bug, or the loop ends: still one record
-                with contextlib.suppress(LogError):
-                    await self._settle("proxy_stopped")
-            if self._aborting is not None:
-                self._aborting.cancel()
+            connection = await self.upstream.connect()
+        except (OSError, TimeoutError):
+            self._connecting = None
+            self._unreachable()
+            return
+        self._connecting = None
+        if self._commit == "no":
+            self._send(connection)
+        else:
+            self.upstream.keep(connection)
+            self._release()
 
-    def leave(self) -> None:
-        """The client is gone: have vLLM end the request and read on to its usage, or close it."""
+    def _unreachable(self) -> None:
+        upstream = self.upstream
+        self._release()
+        if upstream.is_ready:
+            upstream.is_ready = False
+            self._around.log.append(upstream.health_row(self._around.clock()))
+        if self._commit != "no":
+            return
+        self._tried = (*self._tried, upstream)
+        other = self._around.pool.choose(self._asked.model, self._tried)
+        if other is None:
+            self._fail("upstream_gone")
+        else:
+            self._ask(other)
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        self._connection = connection
+        head, asked, upstream, record = self._head, self._asked, self.upstream, self.record
+        record.vm_id = upstream.settings.vm_id
+        if not self._is_begun:
+            self._is_begun = True
+            if self.is_logged:
+                self._around.log.append(record.begin())
+        credentials = upstream.credentials
+        if credentials is None and self._around.passes_credentials():
+            credentials = head.fields.get("authorization")
+        length = len(asked.body) if head.method == "POST" else None
+        headers = head.headers if "host" in head.fields else [*head.headers, ("host", upstream.authority)]
+        fields = request_fields(headers, record.request_id, length, credentials)
+        self._asked_at = self._around.now()
+        connection.ask(render_request_head(head.method, upstream.prefix + head.target, fields) + asked.body, self)
+
+    def _release(self) -> None:
+        self._connection = None
+        if not self._is_released:
+            self._is_released = True
+            self.upstream.in_flight -= 1
+        self._end_if_over()
+
+    # ------------------------------------------------------------------ what vLLM answers
+
+    def answer_begun(self, head: ResponseHead) -> None:
+        """Pass the head on; a stream's at once."""
+        record, asked = self.record, self._asked
+        record.upstream_status = head.status
+        content_type = head.fields.get("content-type", "")
+        self._reader = reader = AnswerReader(
+            record.endpoint,
+            head.status,
+            content_type,
+            record.choices,
+            hides_final=asked.hides_final_usage,
+            hides_running=asked.hides_running_usage,
+            metadata=head.fields.get("metadata"),
+            fingerprint=self.upstream.fingerprint,
+            max_completion_tokens=asked.max_completion_tokens,
+        )
         if self._is_gone:
             return
-        self._is_gone = True
-        if self._settling is None and self._abort_ids():
-            self._aborting = asyncio.create_task(self._abort())
-            self._close_in(ABORT_WITHIN_SECONDS)
-        else:
-            self.cut("client_gone")
+        record.status = head.status
+        self._is_answer_begun = True
+        if len(asked.body) > _LARGE_BYTES:
+            self._asked = asked = replace(asked, body=b"")
+        is_edited = reader.is_stream and (asked.hides_final_usage or asked.hides_running_usage)
+        length = None if is_edited else head.content_length
+        self._client.begin(head.status, head.reason, answer_fields(head.headers), length, at_once=reader.is_stream)
 
-    def cut(self, reason: str) -> None:
-        """Close the upstream now and end the record for `reason`."""
-        self._cut_reason = "client_gone" if self._is_gone else reason
-        self._close_in(0)
-
-    def note_progress(self) -> None:
-        """Queue a `usage` row if vLLM has said anything."""
-        row = self.record.progress(self._around.clock()) if self._settling is None else None
-        if row is not None and self._is_logged:
-            self._around.log.append(row)
-
-    async def _run(self) -> web.StreamResponse:
-        try:
-            return await self._exchange_in_time()
-        except TimeoutError:
-            return await self._fail(self._cut_reason if self._is_cut else "upstream_timeout")
-        except (aiohttp.ClientError, ConnectionError) as error:
-            if isinstance(error, aiohttp.ClientConnectorError) and self.upstream.is_ready:
-                self.upstream.is_ready = False
-                self._around.log.append(self.upstream.health_row(self._around.clock()))
-            return await self._fail("upstream_gone")
-
-    async def _exchange_in_time(self) -> web.StreamResponse:
-        self._deadline = asyncio.timeout_at(self._close_at)
-        try:
-            async with self._deadline:
-                return await self._exchange()
-        finally:
-            self._is_cut = self._deadline.expired()
-            self._deadline = None
-
-    async def _exchange(self) -> web.StreamResponse:
-        asked, record = self._asked, self.record
-        url = URL(self.upstream.url + self._client.raw_path, encoded=True)
-        async with self._around.session.request(
-            self._client.method, url, headers=self._headers, data=_content(asked.body), allow_redirects=False
-        ) as found:
-            record.upstream_status = found.status
-            content_type = found.headers.get("Content-Type", "")
-            self._reader = UsageReader(record.endpoint, found.status, content_type, record.choices)
-            answer = await self._begin_answer(found, is_stream="text/event-stream" in content_type.lower())
-            length = found.content_length
-            while chunk := await found.content.readany():
-                await self._pass(chunk, is_last=self._received + len(chunk) == length)
-            self._reader.finish()
-        await self._end_answer(self._stripper.finish() if self._stripper else b"")
-        return answer
-
-    async def _begin_answer(self, found: aiohttp.ClientResponse, *, is_stream: bool) -> web.StreamResponse:
-        asked = self._asked
-        if is_stream and (asked.hides_final_usage or asked.hides_running_usage):
-            self._stripper = UsageStripper(hides_final=asked.hides_final_usage, hides_running=asked.hides_running_usage)
-        headers = render_answer(found.headers.items(), keeps_length=self._stripper is None)
-        self._answer = web.StreamResponse(status=found.status, reason=found.reason, headers=headers)
-        if not self._is_gone:
-            try:
-                await self._answer.prepare(self._client)
-                self.record.status = found.status
-            except ConnectionError:
-                self.leave()
-        return self._answer
-
-    async def _pass(self, chunk: bytes, *, is_last: bool) -> None:
-        """Read a chunk and send it on; what ends the answer waits for the record."""
-        reader, record = self._reader, self.record
+    def answer_part(self, content: bytes, is_last: bool, /) -> None:
+        """Read a part and send it on; what ends the answer waits for the record."""
+        reader = self._reader
         assert reader is not None
-        self.last_heard = asyncio.get_running_loop().time()
-        self._received += len(chunk)
-        record.first_byte_at = record.first_byte_at or self._around.clock()
-        was_open = reader.outcome == "open"
-        reader.feed(chunk)
-        record.usage, record.is_usage_final, record.model = reader.usage, reader.is_final, reader.model
-        shown = self._stripper.feed(chunk) if self._stripper and not self._is_gone else chunk
-        if is_last:
-            self._held = shown
-        elif was_open and reader.outcome != "open":
-            await self._settle(self._outcome())
-            await self._send(shown)
-        else:
-            await self._send(shown)
-
-    async def _end_answer(self, rest: bytes) -> None:
-        reader, record = self._reader, self.record
-        assert reader is not None
-        record.usage, record.is_usage_final, record.model = reader.usage, reader.is_final, reader.model
-        await self._settle(self._outcome())
-        await self._send(self._held + rest)
-        if self._is_gone or self._answer is None:
+        shown = reader.feed(content)
+        self.is_heard = True
+        if self._is_passing and not is_last and reader.outcome == "open":  # every part but the first and the last
+            self._client.send(shown)
             return
-        try:
-            await self._answer.write_eof()
-        except ConnectionError:
-            self._is_gone = True
+        if self.record.first_byte_at is None:
+            self.record.first_byte_at = self._around.clock()
+            self._is_passing = not self._is_gone
+        if self._is_gone:
+            if reader.outcome != "open":
+                self._settle(self._outcome())
+        elif self._commit == "done":
+            self._client.send(shown)
+        elif self._commit == "running" or is_last or reader.outcome != "open":
+            self._held.append(shown)
+            if reader.outcome != "open":
+                self._settle(self._outcome())
+        else:
+            self._client.send(shown)
+
+    def answer_ended(self) -> None:
+        """End the record, then the answer."""
+        connection, reader = self._connection, self._reader
+        assert reader is not None
+        self._held.append(reader.finish())
+        self._is_answer_whole = True
+        self.upstream.fingerprint = reader.system_fingerprint
+        if connection is not None:
+            self.upstream.keep(connection)
+        if self._commit == "done":
+            self._pass_end()
+        else:
+            self._settle(self._outcome())
+        self._release()
+
+    def answer_lost(self, *, is_untouched: bool) -> None:
+        """Ask once more if vLLM had closed the kept connection before; else end what cannot go on."""
+        connection, self._connection = self._connection, None
+        elapsed = self._around.now() - self._asked_at
+        is_stale = is_untouched and connection is not None and connection.was_used and elapsed < STALE_SECONDS
+        if is_stale and not self._is_retried and self._commit == "no" and not self._is_gone:
+            self._is_retried = True
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+            return
+        self._fail("upstream_gone")
+        self._release()
 
     def _outcome(self) -> str:
         if self._is_gone:
             return "client_gone"
+        if self._early_reason is not None:
+            return self._early_reason
         assert self._reader is not None
         if self._reader.outcome == "open":
             return "upstream_gone"
         is_error = self._reader.outcome == "error" or (self.record.upstream_status or 0) >= 400
         return "upstream_error" if is_error else "complete"
 
-    async def _send(self, content: bytes) -> None:
-        if self._is_gone or not content or self._answer is None:
+    # ------------------------------------------------------------------ when a side goes away
+
+    def client_gone(self) -> None:
+        """Have vLLM end the request and read on to its usage, or close it."""
+        self._is_gone = True
+        self._is_passing = False
+        if self._connection is not None:
+            self._connection.pause(is_paused=False)
+        if self._commit == "done":
+            self._drop()
+        if self._commit != "no":
             return
-        try:
-            await self._answer.write(content)
-        except ConnectionError:
-            self.leave()
+        if self._connection is None or not self._end_by_id():
+            self.cut("client_gone")
 
-    async def _settle(self, reason: str) -> None:
-        """Make the end row durable; the first reason stands. Raises: LogError."""
-        if self._is_logged:
-            if self._settling is None:
-                self._settling = asyncio.create_task(self._commit(reason))
-            await asyncio.shield(self._settling)
+    def client_paused(self, *, is_paused: bool) -> None:
+        """Take no more from vLLM than the client takes from us."""
+        if self._connection is not None:
+            self._connection.pause(is_paused=is_paused)
 
-    async def _commit(self, reason: str) -> None:
-        row = self.record.end(self._around.clock(), reason)
-        for left in reversed(range(COMMIT_TRIES)):
-            try:
-                await self._around.log.commit(row)
-            except LogError:
-                if not left:
-                    raise
-            else:
-                return
+    def end_early(self, reason: str) -> None:
+        """End a running request for `reason`: by vLLM's abort call, so that its usage is known, or at once."""
+        self._early_reason = reason
+        if self._commit == "no" and not self._end_by_id():
+            self.cut(reason)
 
-    async def _fail(self, reason: str) -> web.StreamResponse:
-        """End what cannot go on: an error if nothing was sent yet, else a broken connection, no clean end."""
-        reason = "client_gone" if self._is_gone else reason
-        is_begun = self._answer is not None and self._answer.prepared
-        status, message = _ERRORS.get(reason, (502, reason))
-        if not is_begun and not self._is_gone:
-            self.record.status = status
-        await self._settle(reason)
-        if is_begun or self._is_gone:
-            return self._break()
-        return error_answer(status, message)
+    def cut(self, reason: str) -> None:
+        """Close the upstream now and end the record for `reason`; a whole answer stays whole."""
+        if self._is_answer_whole:
+            return
+        self._fail(self._early_reason or reason)
+        self._drop()
 
-    def _break(self) -> web.StreamResponse:
-        break_connection(self._client)
-        return self._answer if self._answer is not None else error_answer(503, "broken")
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.let_go()
+        if self._connecting is None:
+            self._release()
 
-    def _close_in(self, seconds: float) -> None:
-        self._close_at = asyncio.get_running_loop().time() + seconds
-        if self._deadline is not None and not self._deadline.expired():
-            self._deadline.reschedule(self._close_at)
+    def _end_by_id(self) -> bool:
+        ids = self._abort_ids() if self._connection is not None else []
+        if ids and self._aborting is None:
+            body = json.dumps({"request_ids": ids}).encode()
+            self._aborting = asyncio.get_running_loop().create_task(self._abort(body))
+        return bool(ids)
+
+    async def _abort(self, body: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + ABORT_WITHIN_SECONDS
+        while await self.upstream.abort(body) and loop.time() < until:
+            await asyncio.sleep(ABORT_EVERY_SECONDS)
+        self._aborting = None
+        self.cut("client_gone" if self._is_gone else "proxy_stopped")
 
     def _abort_ids(self) -> list[str]:
         response_id = self._reader.response_id if self._reader else None
         return abort_ids(self.record.endpoint, self.record.request_id, self._asked.prompts, response_id)
 
-    async def _abort(self) -> None:
-        while await self.upstream.abort(self._around.session, self._abort_ids()):
-            await asyncio.sleep(ABORT_EVERY_SECONDS)
-        self.cut("client_gone")
+    # ------------------------------------------------------------------ the record, then the end
+
+    def note_progress(self) -> None:
+        """Queue a `usage` row if vLLM has said anything."""
+        if self._commit == "no" and self.is_logged and self._reader is not None:
+            self.record.usage = self._reader.usage
+            row = self.record.progress(self._around.clock())
+            if row is not None:
+                self._around.log.append(row)
+
+    def _fail(self, reason: str) -> None:
+        reason = "client_gone" if self._is_gone else reason
+        self._failure = _ERRORS.get(reason, (502, reason))
+        if not self._is_answer_begun and not self._is_gone and self._commit == "no":
+            self.record.status = self._failure[0]
+        if self._commit == "done":
+            self._pass_end()
+        else:
+            self._settle(reason)
+
+    def _settle(self, reason: str) -> None:
+        """Make the end row durable; the first reason stands."""
+        if self._commit != "no":
+            return
+        self._commit = "running"
+        self._is_passing = False
+        self._reason = reason
+        record, reader = self.record, self._reader
+        if reader is not None:
+            record.usage, record.is_usage_final, record.model = reader.usage, reader.is_final, reader.model
+            record.is_implausible = reader.is_implausible
+        if not self.is_logged:
+            self._committed(None)
+            return
+        rows = [record.end(self._around.clock(), reason, self._around.stopwatch())]
+        if not self._is_begun:
+            rows.insert(0, record.begin())
+        self._try_commit(rows)
+
+    def _try_commit(self, rows: list[Row]) -> None:
+        def done(error: LogError | None) -> None:
+            if error is None:
+                self._committed(None)
+            elif self._tries_left:
+                self._try_commit(rows)
+            else:
+                self._committed(error)
+
+        self._tries_left -= 1
+        self._around.log.commit_then(rows, done)
+
+    def _committed(self, error: LogError | None) -> None:
+        self._commit = "done"
+        if error is not None:  # nobody may take for served what is in no record
+            self._held.clear()
+            self._failure = (503, "the request log cannot be written; try again")
+        if self._is_answer_whole or self._failure is not None:
+            self._pass_end()
+        elif self._is_gone:
+            self._drop()  # all that counts was said
+        elif self._held:
+            self._client.send(b"".join(self._held))
+            self._held.clear()
+        self._end_if_over()
+
+    def _pass_end(self) -> None:
+        """Send the client what ends its answer: the rest, an error of ours, or a visible break."""
+        client = self._client
+        if self._is_gone or client.exchange is not self:
+            return
+        rest = b"".join(self._held)
+        self._held.clear()
+        if self._failure is None:
+            client.finish(rest)
+        elif self._is_answer_begun:
+            client.send(rest + self._reader.rest() if self._reader else rest)
+            client.break_off()
+        else:
+            status, message = self._failure
+            client.respond(error_answer(status, message, RETRY_AFTER_SECONDS if status == 503 else None))
+
+    def _end_if_over(self) -> None:
+        if self._commit == "done" and self._is_released:
+            if self._aborting is not None:
+                self._aborting.cancel()
+                self._aborting = None
+            reason, self._reason = self._reason, ""
+            if reason:
+                self._around.over(self, reason)

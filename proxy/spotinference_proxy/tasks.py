@@ -1,4 +1,4 @@
-"""What happens without a request: probes, the rows of a minute, progress of running streams, sealing by age.
+"""What happens without a request: probes, the rows of a minute, progress of running streams, time-outs, sealing.
 
 Owns when. What a row says is upstreams.py and record.py. `probe`, `minute` and `progress` may be called
 directly (a virtual clock does), then nothing here waits.
@@ -6,14 +6,14 @@ directly (a virtual clock does), then nothing here waits.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from spotinference_proxy.errors import LogError
-from spotinference_proxy.record import render_instant
+from spotinference_proxy.record import Row, render_instant
 from spotinference_proxy.relay import Relay, Surroundings
-from spotinference_proxy.upstreams import UpstreamPool
 
 TICK_SECONDS = 1.0
+SWEEP_SECONDS = 0.5
 PROBE_EVERY_SECONDS = 2.0
 PROGRESS_EVERY_SECONDS = 4.0  # the format promises 5
 MINUTE_SECONDS = 60.0
@@ -21,17 +21,28 @@ IDLE_SECONDS = 30.0  # of silence after which an upstream that fails its probe i
 
 
 class Periodic:
-    """The background work of one proxy."""
+    """The background work of one proxy; `sweeps` are called twice a second."""
 
-    def __init__(self, around: Surroundings, pool: UpstreamPool, relays: set[Relay]) -> None:
+    def __init__(
+        self,
+        around: Surroundings,
+        relays: set[Relay],
+        sweeps: Sequence[Callable[[], None]],
+        engine_read: Callable[[Row], None],
+        *,
+        reports_fleet: bool,
+    ) -> None:
         self._around = around
-        self._pool = pool
         self._relays = relays
+        self._sweeps = sweeps
+        self._engine_read = engine_read
+        self._reports_fleet = reports_fleet
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to repeat; the first probe was made by whoever started the proxy."""
-        every = (
+        every: tuple[tuple[float, Callable[[], Awaitable[None]]], ...] = (
+            (SWEEP_SECONDS, self._sweep),
             (TICK_SECONDS, self._around.log.tick),
             (PROBE_EVERY_SECONDS, self.probe),
             (PROGRESS_EVERY_SECONDS, self._progress),
@@ -48,21 +59,28 @@ class Periodic:
 
     async def probe(self) -> None:
         """Probe every upstream, write what changed, give up silent relays of a dead one."""
-        changed = await self._pool.probe(self._around.session)
+        changed = await self._around.pool.probe()
         now = self._around.clock()
         with contextlib.suppress(LogError):
             await self._around.log.commit(*(upstream.health_row(now) for upstream in changed))
-        silent_since = asyncio.get_running_loop().time() - IDLE_SECONDS
+        now_seconds = self._around.now()
         for relay in list(self._relays):
-            if not relay.upstream.is_ready and relay.last_heard < silent_since:
+            if relay.is_heard:
+                relay.is_heard, relay.silent_since = False, now_seconds
+            elif not relay.upstream.is_ready and now_seconds - relay.silent_since > IDLE_SECONDS:
                 relay.cut("upstream_timeout")
 
     async def minute(self) -> None:
-        """Write health and counters of every upstream, and the beat."""
+        """Write health and counters of every upstream, and the beat; only one of several workers does the former."""
         around = self._around
-        await self._pool.probe(around.session)
-        rows = [upstream.health_row(around.clock()) for upstream in self._pool.upstreams]
-        rows += await self._pool.engine_rows(around.session, around.clock)
+        rows = []
+        if self._reports_fleet:
+            await around.pool.probe()
+            rows = [upstream.health_row(around.clock()) for upstream in around.pool.upstreams]
+            engines = await around.pool.engine_rows(around.clock)
+            for row in engines:
+                self._engine_read(row)
+            rows += engines
         with contextlib.suppress(LogError):
             await around.log.commit(*rows, {"k": "beat", "at": render_instant(around.clock())})
 
@@ -73,6 +91,10 @@ class Periodic:
 
     async def _progress(self) -> None:
         self.progress()
+
+    async def _sweep(self) -> None:
+        for sweep in self._sweeps:
+            sweep()
 
 
 async def _repeat(seconds: float, call: Callable[[], Awaitable[None]]) -> None:

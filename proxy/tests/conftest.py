@@ -10,9 +10,11 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp import web
 from multidict import CIMultiDict
 from spotinference_proxy.app import Proxy
+from spotinference_proxy.client_connection import Limits
 from spotinference_proxy.record import parse_line
 from spotinference_proxy.segments import Calls
 from spotinference_proxy.settings import Settings, UpstreamSettings
@@ -101,12 +103,20 @@ class Rig:
     def proxy(self) -> Proxy:
         return self.proxies[-1]
 
-    async def start(self, *, calls: Calls | None = None, periodic: bool = False, **changes: object) -> Proxy:
+    async def start(
+        self,
+        *,
+        calls: Calls | None = None,
+        periodic: bool = False,
+        limits: Limits | None = None,
+        **changes: object,
+    ) -> Proxy:
         upstreams = (UpstreamSettings(self.vllm.url, vm_id=700123, models=("otter",)),)
         values = {"upstreams": upstreams, "listen": ("127.0.0.1", 0), "admin_listen": ("127.0.0.1", 0)}
-        settings = Settings(**(values | {"log_dir": self.folder} | changes))
-        writer = SegmentWriter(self.folder, "test", self.clock, calls=calls)
-        proxy = Proxy(settings, self.clock, periodic=periodic, writer=writer, stop_seconds=0.2)
+        values |= {"log_dir": self.folder, "stop_seconds": 0.2, "min_free_bytes": 0}
+        settings = Settings(**(values | changes))
+        writer = SegmentWriter(self.folder, "test", self.clock, calls=calls, min_free_bytes=0, min_free_ratio=0)
+        proxy = Proxy(settings, self.clock, periodic=periodic, writer=writer, limits=limits)
         self.proxies.append(proxy)
         await proxy.start()
         return proxy
@@ -132,6 +142,11 @@ class Rig:
             while len(found := self.rows("end")) < count:
                 await asyncio.sleep(0.005)
         return found
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that runs in production."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

@@ -7,55 +7,13 @@ import os
 
 import pytest
 from aiohttp import web
-from spotinference_proxy.app import MAX_BODY_BYTES, Proxy, is_passed, utc_now
+from spotinference_proxy.app import Proxy, utc_now
 from spotinference_proxy.errors import LogError, SettingsError
 from spotinference_proxy.keys import new_key
 from spotinference_proxy.segments import Calls
 from spotinference_proxy.settings import Settings, UpstreamSettings
 
 CHAT = "/v1/chat/completions"
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/v1/models",
-        "/v1/chat/completions/",
-        "/v1/x/y",
-        "/tokenize",
-        "/detokenize",
-        "/rerank",
-        "/v2/rerank",
-        "/score",
-        "/v1/models/org%2Fx",
-    ],
-)
-def test_paths_of_the_api_pass(path: str) -> None:
-    assert is_passed(path)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/",
-        "/v1",
-        "/v1/",
-        "/metrics",
-        "/v1/../metrics",
-        "/v1/%2e%2e/metrics",
-        "//v1/models",
-        "/v1//models",
-        "/v1/./models",
-        "/invocations",
-        "/inference/v1/abort_requests",
-        "http://x/v1/models",
-        "/v1/a%5cb",
-        "/v1/a%00",
-        "/v1/..%2fmetrics",
-    ],
-)
-def test_F037_other_paths_and_path_tricks_do_not(path: str) -> None:
-    assert not is_passed(path)
 
 
 async def test_F037_a_refused_path_never_reaches_vllm(rig) -> None:
@@ -81,7 +39,7 @@ async def test_F032_keys_are_checked_and_never_passed_on(rig, tmp_path, clock) -
 
 async def test_a_large_body_passes_whole(rig) -> None:
     await rig.start()
-    text = b'{"model":"otter","prompt":"' + b"a" * 3_000_000 + b'"}'
+    text = b'{"model":"otter","prompt":"' + b"a" * 8_000_000 + b'"}'
     assert (await rig.post("/v1/completions", io.BytesIO(text)))[0] == 200
     assert rig.vllm.requests[0][2] == text
 
@@ -92,9 +50,9 @@ async def test_without_keys_nobody_else_is_served(tmp_path) -> None:
 
 
 async def test_F028_a_body_over_the_limit_is_refused(rig) -> None:
-    await rig.start()
-    assert (await rig.post(CHAT, io.BytesIO(bytes(MAX_BODY_BYTES + 1))))[0] == 413
-    (end,) = rig.rows("end")
+    await rig.start(max_body_bytes=100_000)
+    assert (await rig.post(CHAT, bytes(100_001)))[0] == 413
+    (end,) = await rig.ends()
     assert (end["end_reason"], end["status"], end["upstream_status"]) == ("refused", 413, None)
     assert rig.vllm.requests == []
 

@@ -1,83 +1,260 @@
-import asyncio
+import importlib.metadata
 import json
 import os
+import re
+import resource
 import signal
+import socket
 import subprocess
 import sys
-from datetime import UTC, datetime
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from spotinference_proxy.__main__ import clock_of, run, serve
-from spotinference_proxy.settings import Settings, UpstreamSettings
+from spotinference_proxy.__main__ import raise_file_limit, run
+from spotinference_proxy.settings import read_settings
 
+ROOT = Path(__file__).parents[2]
 UPSTREAMS = '[{"url": "http://127.0.0.1:1", "vm_id": 1, "models": []}]'
+ANYWHERE = {
+    "SPOTINFERENCE_PROXY_UPSTREAMS": UPSTREAMS,
+    "SPOTINFERENCE_PROXY_LISTEN": "127.0.0.1:0",
+    "SPOTINFERENCE_PROXY_ADMIN_LISTEN": "127.0.0.1:0",
+}
 
 
-def test_key_new_prints_a_key_once(tmp_path: Path, capsys) -> None:
+class Child:
+    """The installed command as a process, and the lines it says."""
+
+    def __init__(self, environ: dict[str, str]) -> None:
+        clean = {name: text for name, text in os.environ.items() if not name.startswith("SPOTINFERENCE_")}
+        command = [sys.executable, "-m", "spotinference_proxy"]
+        self.process = subprocess.Popen(command, env=clean | environ, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        self.stderr = self.process.stderr
+
+    def hear(self, event: str) -> dict:
+        """Read lines up to one that tells `event`."""
+        for line in self.stderr:
+            if (found := json.loads(line))["event"] == event:
+                return found
+        raise AssertionError(f"{event}: expected a line, found the end")
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        for _ in self.stderr:
+            pass
+        return self.process.wait(30)
+
+
+@contextmanager
+def child(folder: Path, **changes: str) -> Iterator[Child]:
+    names = {f"SPOTINFERENCE_{name}": text for name, text in changes.items()}
+    started = Child(ANYWHERE | {"SPOTINFERENCE_PROXY_LOG_DIR": str(folder)} | names)
+    try:
+        yield started
+    finally:
+        started.process.kill()
+        started.process.wait()
+        started.stderr.close()
+
+
+def ask(address: str, path: str = "/healthz", **headers: str) -> int:
+    request = urllib.request.Request(f"http://{address}{path}", headers=headers)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=30) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_key_new_prints_a_key_once_and_key_list_what_is_known_of_it(tmp_path: Path, capsys) -> None:
     path = tmp_path / "keys"
-    assert run(["key", "new", "--label", "a"], {"SPOTINFERENCE_PROXY_KEYS_FILE": str(path)}) == 0
+    environ = {"SPOTINFERENCE_PROXY_KEYS_FILE": str(path)}
+    assert run(["key", "new", "--label", "team a"], environ) == 0
     key = capsys.readouterr().out.strip()
     assert key not in path.read_text()
-    assert json.loads(path.read_text())["label"] == "a"
+    stored = json.loads(path.read_text())
+    assert stored["label"] == "team a"
+    path.write_text(path.read_text() + json.dumps({"sha256": "0" * 64, "label": "x\u001b[31m"}) + "\n")
+    assert run(["key", "list"], environ) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"{stored['sha256'][:12]}  {stored['created_at']}  team a"
+    assert second == "000000000000    'x\\x1b[31m'"
+
+
+def test_the_version_is_printed(capsys) -> None:
+    assert run(["--version"], {}) == 0
+    assert re.fullmatch(r"spotinference-proxy \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
     ("arguments", "environ", "code"),
     [
         ([], {}, 2),
+        ([], ANYWHERE | {"SPOTINFERENCE_PROXY_KEYS_FILE": "/nowhere/keys"}, 2),
+        ([], ANYWHERE | {"SPOTINFERENCE_PROXY_PORT": "80"}, 2),
         (["key", "new", "--label", "a"], {}, 2),
+        (["key", "new", "--label", "a\nb"], {"SPOTINFERENCE_PROXY_KEYS_FILE": "/nowhere/keys"}, 2),
+        (["key", "list"], {"SPOTINFERENCE_PROXY_KEYS_FILE": "/nowhere/keys"}, 2),
         (["key", "new", "--label", "a"], {"SPOTINFERENCE_PROXY_KEYS_FILE": "/nowhere/keys"}, 1),
-        ([], {"SPOTINFERENCE_PROXY_UPSTREAMS": UPSTREAMS, "SPOTINFERENCE_PROXY_LOG_DIR": "/dev/null/x"}, 1),
+        ([], ANYWHERE | {"SPOTINFERENCE_PROXY_LOG_DIR": "/dev/null/x"}, 1),
     ],
 )
-def test_failures_are_one_line_and_a_code(arguments, environ, code, capsys) -> None:
+def test_failures_are_one_line_and_a_code(tmp_path: Path, monkeypatch, arguments, environ, code, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
     assert run(arguments, environ) == code
     error = capsys.readouterr().err
     assert error.startswith("spotinference-proxy: ")
     assert error.count("\n") == 1
 
 
-def test_wrong_use_of_the_command_line_is_code_2() -> None:
+@pytest.mark.parametrize("arguments", [["key"], ["serve"], ["--port", "80"], ["key", "new"], ["key", "list", "x"]])
+def test_wrong_use_of_the_command_line_is_code_2_and_one_line(arguments: list[str], capsys) -> None:
     with pytest.raises(SystemExit) as caught:
-        run(["key"], {})
+        run(arguments, {})
     assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("spotinference-proxy")
+    assert error.count("\n") == 1
 
 
-def test_a_given_now_is_where_the_clock_starts() -> None:
-    start = datetime(2026, 2, 28, 23, 59, tzinfo=UTC)
-    clock = clock_of(Settings((UpstreamSettings("http://x"),), now=start))
-    first = clock()
-    assert 0 <= (first - start).total_seconds() < 60
-    assert clock() >= first
-
-
-async def test_serving_ends_with_a_signal(tmp_path: Path) -> None:
-    upstreams = (UpstreamSettings("http://127.0.0.1:1"),)
-    listen = ("127.0.0.1", 0)
-    settings = Settings(upstreams, listen=listen, admin_listen=listen, log_dir=tmp_path)
-    serving = asyncio.create_task(serve(settings, clock_of(settings)))
-    await asyncio.sleep(0)
-    os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(serving, 20)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".jsonl"]
+@pytest.mark.parametrize(
+    ("name", "workers"), [("PROXY_LISTEN", "1"), ("PROXY_ADMIN_LISTEN", "1"), ("PROXY_LISTEN", "2")]
+)
+def test_an_address_in_use_is_one_line_that_names_it(tmp_path: Path, name: str, workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with child(tmp_path, **{name: f"127.0.0.1:{port}", "PROXY_WORKERS": workers}) as started:
+            lines = started.stderr.read().splitlines()
+            assert started.process.wait(30) == 1
+    said = [line for line in lines if not line.startswith("{")]
+    assert len(said) == 1
+    assert f"SPOTINFERENCE_{name}: cannot listen on 127.0.0.1:{port}: address already in use; " in said[0]
 
 
 def test_the_command_serves_until_sigterm_and_seals_its_log(tmp_path: Path) -> None:
-    environ = os.environ | {
-        "SPOTINFERENCE_PROXY_UPSTREAMS": UPSTREAMS,
-        "SPOTINFERENCE_PROXY_LOG_DIR": str(tmp_path),
-        "SPOTINFERENCE_PROXY_LISTEN": "127.0.0.1:0",
-        "SPOTINFERENCE_PROXY_ADMIN_LISTEN": "127.0.0.1:0",
-    }
-    child = subprocess.Popen(
-        [sys.executable, "-m", "spotinference_proxy"], env=environ, stderr=subprocess.PIPE, text=True
-    )
-    assert child.stderr is not None
-    assert child.stderr.readline().startswith("listening on 127.0.0.1:")
-    child.send_signal(signal.SIGTERM)
-    assert child.stderr.read() == ""
-    child.stderr.close()
-    assert child.wait(20) == 0
-    (path,) = tmp_path.iterdir()
-    assert path.suffix == ".jsonl"
+    with child(tmp_path) as started:
+        found = started.hear("listening")
+        assert found["message"] == f"listening on {found['address']}, log in {tmp_path}"
+        assert ask(found["admin_address"]) == 200
+        assert ask(found["admin_address"], "/metrics") == 200
+        assert ask(found["address"]) == 404, "the admin pages are on their own address only"
+        started.process.send_signal(signal.SIGTERM)
+        assert started.hear("stopping")["seconds"] == 60.0
+        started.hear("stopped")
+        assert started.wait() == 0
+    assert [path.suffix for path in tmp_path.iterdir()] == [".jsonl"]
+
+
+def test_a_reload_takes_upstreams_and_keys_and_names_what_needs_a_restart(tmp_path: Path) -> None:
+    log_dir, config, keys = tmp_path / "log", tmp_path / "config.toml", tmp_path / "keys"
+    assert run(["key", "new", "--label", "a"], {"SPOTINFERENCE_PROXY_KEYS_FILE": str(keys)}) == 0
+    config.write_text("spotinference_proxy_max_in_flight = 5\n")
+    with child(log_dir, CONFIG=str(config), PROXY_KEYS_FILE=str(keys)) as started:
+        address = started.hear("listening")["address"]
+        config.write_text("spotinference_proxy_max_in_flight = 6\n")
+        started.process.send_signal(signal.SIGHUP)
+        found = started.hear("reloaded")
+        assert (found["upstreams"], found["needs_restart"]) == (1, ["SPOTINFERENCE_PROXY_MAX_IN_FLIGHT"])
+        config.write_text("spotinference_proxy_max_in_flight = 'many'\n")
+        started.process.send_signal(signal.SIGHUP)
+        assert "MAX_IN_FLIGHT" in started.hear("reload_refused")["problem"]
+        assert ask(address, "/v1/models") == 401, "it goes on with what it had"
+        assert started.end() == 0
+
+
+def test_several_workers_share_an_address_and_have_logs_of_their_own(tmp_path: Path) -> None:
+    with child(tmp_path, PROXY_WORKERS="2") as started:
+        found = [started.hear("listening") for _ in range(2)]
+        assert {one["worker"] for one in found} == {0, 1}
+        assert len({one["address"] for one in found}) == 1
+        assert {ask(one["admin_address"]) for one in found} == {200}
+        for _ in range(10):
+            assert ask(found[0]["address"]) == 404
+        dead = found[1]
+        os.kill(dead["pid"], signal.SIGKILL)
+        assert started.hear("worker_died")["worker"] == dead["worker"]
+        again = started.hear("listening")
+        assert (again["worker"], again["address"]) == (dead["worker"], dead["address"])
+        assert started.end() == 0
+    assert {path.suffix for path in tmp_path.iterdir()} == {".jsonl"}
+    assert {path.name.partition(".")[0][-2:] for path in tmp_path.iterdir()} == {"-0", "-1"}
+
+
+def test_a_worker_ends_when_its_supervisor_is_killed(tmp_path: Path) -> None:
+    with child(tmp_path, PROXY_WORKERS="2", PROXY_STOP_SECONDS="0") as started:
+        found = [started.hear("listening") for _ in range(2)]
+        started.process.kill()
+        deadline = time.monotonic() + 60
+        while any(Path(f"/proc/{one['pid']}/cmdline").exists() for one in found):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".jsonl"}
+
+
+def test_as_many_descriptors_are_taken_as_may_be_had() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
+        raise_file_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("statement", ["import spotinference_proxy.__main__", "import spotinference_proxy.workers"])
+def test_commands_and_the_supervisor_load_no_event_loop(statement: str) -> None:
+    heavy = "{'asyncio', 'uvloop', 'prometheus_client', 'obstore', 'ssl'}"
+    program = f"{statement}; import sys; print(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_proxy_starts_without_the_object_store_client_and_without_the_pipeline() -> None:
+    program = "import spotinference_proxy.serving, sys; print(sorted(m.partition('.')[0] for m in sys.modules))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "uvloop" in found.stdout
+    for name in ("obstore", "aiohttp", "spotinference_pipeline", "dagster"):
+        assert f"'{name}'" not in found.stdout
+
+
+def test_F038_the_unit_is_hardened_and_names_settings_that_exist() -> None:
+    text = (ROOT / "deploy" / "spotinference-proxy.service").read_text()
+    for line in (
+        "DynamicUser=yes",
+        "ProtectSystem=strict",
+        "NoNewPrivileges=yes",
+        "PrivateTmp=yes",
+        "SystemCallFilter=@system-service",
+        "ExecReload=kill -HUP $MAINPID",
+    ):
+        assert f"\n{line}\n" in text
+    for name in ("MemoryMax=", "RestrictAddressFamilies=", "StateDirectory=", "TimeoutStopSec="):
+        assert f"\n{name}" in text
+    assigned = dict(re.findall(r"^Environment=(SPOTINFERENCE_\w+)=(\S+)$", text, flags=re.MULTILINE))
+    assert assigned["SPOTINFERENCE_PROXY_ADMIN_LISTEN"].startswith("127.0.0.1:")
+    del assigned["SPOTINFERENCE_CONFIG"]  # is not on this machine
+    assert read_settings(assigned | {"SPOTINFERENCE_PROXY_UPSTREAMS": UPSTREAMS}).log_dir.is_absolute()
+
+
+def test_at_most_twelve_packages_are_installed() -> None:
+    found: set[str] = set()
+    waiting = ["spotinference-proxy"]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            needed = [one for one in importlib.metadata.requires(name) or () if "extra ==" not in one]
+            waiting += [re.match(r"[\w.-]+", one)[0].lower() for one in needed]
+    assert {"uvloop", "msgspec"} <= found
+    assert len(found) <= 12, found

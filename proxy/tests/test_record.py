@@ -1,5 +1,6 @@
 import json
 import re
+import time
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -13,8 +14,10 @@ from spotinference_proxy.record import (
     RequestRecord,
     new_request_id,
     parse_line,
+    render_entry,
     render_instant,
     render_line,
+    render_lines,
 )
 from spotinference_proxy.usage import Usage
 
@@ -29,8 +32,30 @@ def test_a_line_is_spelled_exactly_so() -> None:
     assert google_crc32c.value(b"123456789") == 0xE3069283  # Castagnoli, not zlib's
 
 
-def test_instants_are_utc_whatever_the_zone() -> None:
-    assert render_instant(AT.astimezone(timezone(timedelta(hours=9)))) == "2026-11-22T23:59:59.000007Z"
+@pytest.mark.parametrize("zone", ["America/Los_Angeles", "Europe/London", "Pacific/Kiritimati"])
+def test_F019_instants_are_utc_whatever_the_zones(zone: str, monkeypatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        for hours in (-12, 0, 9, 14):
+            there = timezone(timedelta(hours=hours))
+            assert render_instant(AT.astimezone(there)) == "2026-11-22T23:59:59.000007Z"
+            assert render_instant(datetime(2028, 2, 29, tzinfo=UTC).astimezone(there)) == "2028-02-29T00:00:00.000000Z"
+        assert render_instant(AT.astimezone()) == "2026-11-22T23:59:59.000007Z"
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+
+
+@given(st.datetimes(timezones=st.timezones()))
+def test_an_instant_always_has_microseconds_and_z(instant: datetime) -> None:
+    try:
+        in_utc = instant.astimezone(UTC)
+    except OverflowError:
+        return
+    text = render_instant(instant)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", text)
+    assert datetime.fromisoformat(text) == in_utc
 
 
 @given(st.text(max_size=40), st.integers(0, 10**6))
@@ -38,6 +63,23 @@ def test_every_row_comes_back(text: str, n: int) -> None:
     row = parse_line(render_line({"k": "x", "text": text, "deep": [None, True]}, n))
     assert row["text"] == text.encode("utf-8", "replace").decode()
     assert (row["n"], row["deep"]) == (n, [None, True])
+
+
+def test_letters_of_all_scripts_are_written_as_they_are_and_split_no_line() -> None:
+    odd = "Ünïcödé 模型 \u2028\u2029\x85\x7f\x0b\x1c"
+    line = render_line({"k": "x", "text": odd}, 0)
+    assert "Ünïcödé 模型 \u2028".encode() in line
+    assert line.count(b"\n") == 1
+    assert json.loads(line)["text"] == odd
+
+
+def test_a_row_is_rendered_once_for_any_place() -> None:
+    rows = [{"k": "begin", "request_id": "a"}, {"k": "beat"}]
+    entries = [render_entry(row) for row in rows]
+    assert [entry.request_id for entry in entries] == ["a", None]
+    assert render_lines(entries, 8) == render_line(rows[0], 8) + render_line(rows[1], 9)
+    with pytest.raises(RecordError, match="first member"):
+        render_entry({"v": 1, "k": "beat"})
 
 
 def test_F011_every_flipped_bit_is_noticed() -> None:
@@ -53,8 +95,7 @@ def test_F073_over_long_and_odd_strings_are_cut_and_stay_one_line() -> None:
     record = RequestRecord(new_request_id(AT), AT, "/v1/" + "a" * 9000, requested_model="\n\x00\u2028\ud800" * 9000)
     line = render_line(record.begin(), 1)
     assert len(line) <= MAX_LINE_BYTES
-    assert line.splitlines(keepends=True) == [line]
-    assert len(line.decode().splitlines()) == 1
+    assert line.count(b"\n") == 1
     assert record.requested_model.startswith(parse_line(line)["requested_model"].replace("?", "\ud800")[:60])
 
 
@@ -113,3 +154,25 @@ def test_F021_unknown_usage_is_null_and_says_so() -> None:
     record.usage = Usage(4, 1)
     assert record.end(AT, "client_gone")["usage_source"] == "engine_partial"
     assert record.progress(AT)["completion_tokens"] == 1
+
+
+def test_F018_a_clock_that_jumps_is_told_and_no_end_is_before_its_start() -> None:
+    def end_after(jump: float, lasted: float, monotonic: float | None) -> dict:
+        record = RequestRecord("id", AT, "/v1/completions", started_monotonic=100.0, first_byte_at=AT)
+        return dict(record.end(AT + timedelta(seconds=jump + lasted), "complete", monotonic))
+
+    back = end_after(-7200, 30, 130.0)
+    assert (back["finished_at"], back["clock_jump"]) == (back["started_at"], -7200)
+    ahead = end_after(3 * 86400, 30, 130.0)
+    assert (ahead["finished_at"], ahead["clock_jump"]) == ("2026-11-26T00:00:29.000007Z", 259200)
+    assert "clock_jump" not in end_after(4.9, 3600, 3700.0)
+    assert "clock_jump" not in end_after(0, 86400, None)  # a virtual clock has no stopwatch
+    fast = RequestRecord("id", AT, "/v1/completions").end(AT + timedelta(days=1), "complete", 130.0)
+    assert "clock_jump" not in fast
+
+
+def test_F018_the_first_byte_lies_between_start_and_end() -> None:
+    record = RequestRecord("id", AT, "/v1/completions", first_byte_at=AT - timedelta(hours=2))
+    assert record.end(AT + timedelta(1), "complete")["first_byte_at"] == render_instant(AT)
+    record.first_byte_at = AT + timedelta(3)
+    assert record.end(AT + timedelta(1), "complete")["first_byte_at"] == render_instant(AT + timedelta(1))

@@ -1,5 +1,5 @@
 from spotinference_proxy.settings import UpstreamSettings
-from spotinference_proxy.upstreams import UpstreamPool, abort_ids, parse_counters
+from spotinference_proxy.upstreams import UpstreamPool, abort_ids
 
 
 def pool(*models: tuple[str, ...]) -> UpstreamPool:
@@ -20,31 +20,31 @@ def test_the_ready_upstream_of_the_model_with_the_fewest_requests_is_next() -> N
     assert found.choose("b") is third
     third.is_ready = None
     assert found.choose("b") is None
-    assert found.choose("unknown") is first
-    assert found.choose(None) is first
+    second.is_ready, first.is_ready = True, None
+    assert found.choose("unknown") is second
+    assert found.choose(None) is second
+
+
+def test_among_equally_busy_upstreams_it_is_the_one_not_asked_for_longest() -> None:
+    found = pool(("a",), ("a",), ("a",))
+    assert [found.choose("a") for _ in range(4)] == [*found.upstreams, found.upstreams[0]]
+
+
+def test_a_new_list_keeps_the_state_of_known_upstreams() -> None:
+    found = pool(("a",), ("b",))
+    first, second = found.upstreams
+    found.configure([UpstreamSettings("http://1", 1, ("a",)), UpstreamSettings("http://2", 2, ("a",))])
+    assert found.upstreams[0] is second
+    assert second.settings.models == ("a",)
+    assert found.upstreams[1].is_ready is None
+    assert first not in found.upstreams
+    assert found.choose("a") is second
 
 
 def test_an_upstream_without_a_list_serves_any_model() -> None:
     found = pool(("a",), ())
     assert found.choose("x") is found.upstreams[1]
     assert found.choose(None) is found.upstreams[0]
-
-
-def test_counters_are_summed_over_labels_and_absent_is_null() -> None:
-    page = (
-        "# HELP vllm:prompt_tokens_total x\n"
-        'vllm:prompt_tokens_total{engine="0",model_name="a}b"} 1414.0\n'
-        'vllm:prompt_tokens_total{engine="1"} 1.5e+03 1700000000\n'
-        "vllm:generation_tokens_total NaN\nvllm:x y z w\n"
-        "process_start_time_seconds 1.79546854747e+09\n"
-    )
-    assert parse_counters(page) == {
-        "process_started_at": "2026-11-23T21:15:47.470000Z",
-        "prompt_tokens_total": 2914,
-        "generation_tokens_total": None,
-    }
-    assert set(parse_counters("").values()) == {None}
-    assert parse_counters("vllm:prompt_tokens_total oops")["prompt_tokens_total"] is None
 
 
 def test_a_request_is_aborted_by_the_ids_vllm_gives_it() -> None:

@@ -5,35 +5,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from spotinference_proxy import usage as usage_module
-from spotinference_proxy.sse import EventSplitter
-from spotinference_proxy.usage import Usage, UsageReader, parse_object, parse_usage
+from spotinference_proxy.usage import AnswerReader, Usage, dialect_of
 
 CHAT = "/v1/chat/completions"
 SSE = "text/event-stream"
+USAGE = '"usage":{"prompt_tokens":1,"completion_tokens":1}'
 
 
-def read(body: bytes, cuts: list[int], choices: int = 1) -> tuple:
-    reader = UsageReader(CHAT, 200, SSE, choices)
+def read(body: bytes, cuts: list[int] = [], *, endpoint: str = CHAT, hides: bool = False) -> tuple:  # noqa: B006
+    reader = AnswerReader(endpoint, 200, SSE, hides_final=hides, hides_running=hides)
     edges = [0, *sorted(cut for cut in cuts if cut <= len(body)), len(body)]
-    for start, end in pairwise(edges):
-        reader.feed(body[start:end])
-    reader.finish()
-    return reader.usage, reader.is_final, reader.outcome, reader.model
+    shown = [reader.feed(body[start:end]) for start, end in pairwise(edges)] + [reader.finish()]
+    return reader.usage, reader.is_final, reader.outcome, reader.model, reader.is_implausible, b"".join(shown)
 
 
 events = st.lists(
     st.one_of(
         st.builds(
-            lambda index, text, n: {
+            lambda index, text, n, reason: {
                 "model": "otter",
-                "choices": [{"index": index, "delta": {"content": text}}],
+                "choices": [{"index": index, "delta": {"content": text}, "finish_reason": reason}],
                 "usage": {"prompt_tokens": 7, "completion_tokens": n},
             },
-            st.integers(0, 2),
+            st.one_of(st.integers(-1, 2), st.just(1.0), st.just(10**30)),
             st.text(max_size=12),
-            st.integers(0, 50),
+            st.one_of(st.integers(-1, 50), st.just(2.5), st.just(10**30)),
+            st.sampled_from([None, None, "stop", 3]),
         ),
         st.just({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 9}}),
+        st.just({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 9}, "system_fingerprint": "v"}),
+        st.just({"type": "message_delta", "usage": {"input_tokens": 7, "output_tokens": 9}}),
+        st.just({"type": "response.completed", "response": {"id": "r", "usage": {"input_tokens": 1}}}),
         st.just({"error": {"message": "x"}}),
         st.just({"choices": []}),
         st.just([1, 2]),
@@ -42,67 +44,56 @@ events = st.lists(
 )
 
 
-@given(events, st.sampled_from(["\n", "\r\n", "\r"]), st.lists(st.integers(0, 2000), max_size=12), st.booleans())
-def test_F022_any_cut_of_any_stream_gives_the_same(found, line_end, cuts, has_end) -> None:
+@given(
+    events,
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.lists(st.integers(0, 2000), max_size=12),
+    st.booleans(),
+    st.booleans(),
+)
+def test_F022_any_cut_of_any_stream_gives_the_same(found, line_end, cuts, has_end, hides) -> None:
     text = "".join(f"data: {json.dumps(e, ensure_ascii=False)}\n\n: note\n\n" for e in found)
     body = (text + "data: [DONE]\n\n" * has_end).replace("\n", line_end).encode()
-    assert read(body, cuts) == read(body, [])
+    assert read(body, cuts, hides=hides) == read(body, hides=hides)
+    assert read(body, cuts)[-1] == body
 
 
-@given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=6))
-def test_garbage_is_no_usage_and_no_error(body: bytes, cuts: list[int]) -> None:
-    usage, is_final, *_ = read(body, cuts)
+@given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=6), st.sampled_from(["", "messages", "x"]))
+def test_garbage_is_no_usage_and_no_error(body: bytes, cuts: list[int], endpoint: str) -> None:
+    usage, is_final, *_, shown = read(body, cuts, endpoint=f"/v1/{endpoint}", hides=True)
     assert usage is None
     assert not is_final
+    assert shown == body
+    reader = AnswerReader(CHAT, 200, "application/json")
+    assert (reader.feed(body), reader.finish(), reader.usage) == (body, b"", None)
 
 
-@pytest.mark.parametrize(
-    "found",
-    [
-        None,
-        3,
-        [],
-        {},
-        {"prompt_tokens": 5},
-        {"prompt_tokens": None, "completion_tokens": 1},
-        {"prompt_tokens": True, "completion_tokens": 1},
-        {"prompt_tokens": 5.0, "completion_tokens": 1},
-        {"prompt_tokens": "5", "completion_tokens": 1},
-        {"prompt_tokens": -1, "completion_tokens": 1},
-        {"prompt_tokens": 2**63, "completion_tokens": 1},
-        {"prompt_tokens": 9, "total_tokens": 4},
-        {"prompt_tokens": 9, "total_tokens": 12, "completion_tokens": None},
-        {"input_tokens": 9},
-        {"input_tokens": 9, "output_tokens": 1, "cache_read_input_tokens": -4},
-        {"type": "duration", "seconds": 3},
-    ],
-)
-def test_F023_what_is_absurd_or_missing_is_unknown_not_zero(found: object) -> None:
-    assert parse_usage(found) is None
+def test_what_only_passes_passes_at_once() -> None:
+    reader = AnswerReader(CHAT, 200, SSE)
+    for chunk in (b"da", b'ta: {"choices":[', b"]}\n", b"\n: x"):
+        assert reader.feed(chunk) is chunk
+    assert reader.finish() == b""
 
 
-def test_details_may_be_absent_null_or_odd() -> None:
-    base = {"prompt_tokens": 5, "completion_tokens": 1}
-    for details in (None, 7, {}, {"cached_tokens": None}, {"cached_tokens": -1}):
-        assert parse_usage(base | {"prompt_tokens_details": details}) == Usage(5, 1)
-    assert parse_usage(base | {"prompt_tokens_details": {"cached_tokens": 0}}) == Usage(5, 1, 0)
+def test_a_stream_that_hides_passes_event_by_event() -> None:
+    reader = AnswerReader(CHAT, 200, SSE, hides_running=True)
+    assert [reader.feed(chunk) for chunk in (b"data: 1", b"\n", b"\ndata: 2\n\nda", b"ta: 3")] == [
+        b"",
+        b"",
+        b"data: 1\n\ndata: 2\n\n",
+        b"",
+    ]
+    assert reader.finish() == b"data: 3"
 
 
-@pytest.mark.parametrize("text", [b"NaN", b'{"a":NaN}', b'{"a":Infinity}', b"[" * 100_000, b"\xff", b"[1]", b""])
-def test_only_strict_json_objects_are_read(text: bytes) -> None:
-    assert parse_object(text) is None
-
-
-def test_an_event_over_the_limit_passes_by_and_the_next_is_read() -> None:
-    splitter = EventSplitter(max_event_bytes=50)
-    body = b"data: " + b"x" * 200 + b"\n\ndata: [DONE]\n\n"
-    pieces = [piece for i in range(0, len(body), 7) for piece in splitter.feed(body[i : i + 7])]
-    assert b"".join(piece.content for piece in pieces) == body
-    assert [piece.content for piece in pieces if piece.is_event] == [b"data: [DONE]\n\n"]
+def test_nothing_is_hidden_in_what_is_no_stream() -> None:
+    body = f'{{"choices":[],{USAGE}}}'.encode()
+    reader = AnswerReader(CHAT, 200, "application/json", hides_final=True, hides_running=True)
+    assert (reader.feed(body), reader.finish(), reader.usage) == (body, b"", Usage(1, 1))
 
 
 def test_a_plain_answer_over_the_limit_has_unknown_usage() -> None:
-    reader = UsageReader(CHAT, 200, "application/json")
+    reader = AnswerReader(CHAT, 200, "application/json")
     reader.feed(b'{"usage":{"prompt_tokens":1,"completion_tokens":1},"x":"')
     for _ in range(usage_module.MAX_JSON_BYTES // 2**22 + 1):
         reader.feed(bytes(2**22))
@@ -111,26 +102,78 @@ def test_a_plain_answer_over_the_limit_has_unknown_usage() -> None:
     assert (reader.usage, reader.outcome) == (None, "done")
 
 
+@pytest.mark.parametrize("content_type", ["", "application/json; charset=utf-8", "Application/JSON"])
+def test_a_plain_answer_may_begin_with_a_byte_order_mark(content_type: str) -> None:
+    reader = AnswerReader(CHAT, 200, content_type)
+    for chunk in (b"\xef\xbb\xbf{", USAGE.encode(), b',"model":"m\xc3\xb6"}'):
+        reader.feed(chunk)
+    reader.finish()
+    assert (reader.usage, reader.model, reader.is_stream) == (Usage(1, 1), "mö", False)
+
+
+def test_the_content_type_tells_a_stream() -> None:
+    assert AnswerReader(CHAT, 200, "Text/Event-Stream; charset=utf-8").is_stream
+
+
 def test_nothing_counts_after_the_end_of_a_stream() -> None:
-    late = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
-    assert read(b"data: [DONE]\n\n" + late, [])[0] is None
+    late = f'data: {{"choices":[],{USAGE}}}\n\n'.encode()
+    assert read(b"data: [DONE]\n\n" + late)[0] is None
+    assert read(b"data: [DONE]\n\n" + late, hides=True)[-1].endswith(late)
 
 
-def test_odd_choices_and_odd_typed_events_are_passed_over() -> None:
-    usage = '"usage":{"prompt_tokens":1,"completion_tokens":1}'
-    for text in (
-        f'{{"choices":[3,{{"index":-1}}],{usage}}}',
-        f'{{"choices":null,{usage}}}',
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"choices":[3,{{"index":-1}}],{USAGE}}}',
+        f'{{"choices":null,{USAGE}}}',
+        f'{{"choices":{{}},{USAGE}}}',
+        f"{{{USAGE}}}",
         '{"type":"ping"}',
-    ):
-        assert read(f"data: {text}\n\n".encode(), [])[0] is None
-    reader = UsageReader("/v1/responses", 200, SSE)
+        '{"type":7,"choices":[]}',
+        '{"type":"message_start","message":"x"}',
+        '{"type":"message_start"}',
+        '{"type":"response.completed","response":[1]}',
+    ],
+)
+def test_odd_choices_and_odd_typed_events_are_passed_over(text: str) -> None:
+    usage, is_final, *_, is_implausible, _ = read(f"data: {text}\n\n".encode())
+    assert (usage, is_final, is_implausible) == (None, False, False)
+
+
+def test_a_chunk_that_names_a_type_is_still_a_chunk() -> None:
+    event = f'data: {{"type":"chunk","error":null,"choices":[],{USAGE}}}\n\n'.encode()
+    assert read(event, hides=True)[0] == Usage(1, 1)
+    assert read(event, hides=True)[-1] == b""
+
+
+def test_a_responses_stream_may_end_without_usage() -> None:
+    reader = AnswerReader("/v1/responses", 200, SSE)
     reader.feed(b'data: {"type":"response.completed","response":null}\n\n')
     assert (reader.usage, reader.outcome) == (None, "done")
 
 
-def test_an_error_in_a_stream_of_unknown_kind_ends_it_as_one() -> None:
-    reader = UsageReader("/v1/audio/transcriptions", 200, SSE)
-    reader.feed(b'data: {"error":{"message":"x"}}\n\n')
-    reader.finish()
-    assert reader.outcome == "error"
+@pytest.mark.parametrize("endpoint", ["/v1/audio/transcriptions", CHAT])
+def test_an_error_ends_a_stream_as_one(endpoint: str) -> None:
+    assert read(b'data: {"error":{"message":"x"}}\n\n', endpoint=endpoint)[2] == "error"
+    assert read(b'data: {"error":"x"}\n\ndata: [DONE]\n\n', endpoint=endpoint)[2] == "error"
+
+
+def test_names_that_are_no_unicode_do_no_harm() -> None:
+    for name, expected in (('"\\ud800"', "?"), ("3", None), ('""', None)):
+        assert read(f'data: {{"model":{name},"choices":[{{}}]}}\n\n'.encode())[3] == expected
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "dialect"),
+    [
+        (CHAT, "openai"),
+        ("/v1/completions", "openai"),
+        ("/v1/chat/completions/batch", "other"),
+        ("/v1/responses", "responses"),
+        ("/v1/messages", "messages"),
+        ("/v1/messages/count_tokens", "other"),
+        ("/v1/embeddings", "other"),
+    ],
+)
+def test_the_endpoint_tells_the_dialect(endpoint: str, dialect: str) -> None:
+    assert dialect_of(endpoint) == dialect

@@ -1,0 +1,369 @@
+"""One client's connection: requests in, answers out, and the limits that keep a client from holding us up.
+
+Owns reading a request whole (head, then body), how an answer is framed, keep-alive, pipelined requests one
+after the other, and every time-out towards clients. Does not own what a request is answered with: `Service`
+does. A refused request closes its connection, because nobody can know where the next one would begin.
+A client that ends its side of the connection counts as gone, as it does for vLLM's own server.
+"""
+
+import asyncio
+import json
+import math
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from spotinference_proxy.errors import ProtocolError
+from spotinference_proxy.http1 import (
+    MAX_HEAD_BYTES,
+    ChunkedDecoder,
+    Fields,
+    RequestHead,
+    check_partial_head,
+    parse_request_head,
+    render_response_head,
+)
+
+MIB = 1024 * 1024
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LINGER_SECONDS = 2.0  # for a refused client to read its answer before the connection goes
+_MAX_DISCARDED_BYTES = 64 * 1024  # read from a refused client meanwhile
+_MAX_PIPELINED_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may take; seconds, bytes and connections."""
+
+    header_seconds: float = 9.0  # from the first moment a head is due to its last byte
+    idle_seconds: float = 75.0  # of a kept connection between requests
+    body_seconds: float = 28.0  # for a body, and `body_bytes_per_second` more for a long one
+    body_bytes_per_second: float = 4096.0
+    write_seconds: float = 28.0  # that a client may take nothing of its answer
+    body_bytes: int = 8 * MIB
+    buffered_bytes: int = 256 * MIB  # of bodies in all connections
+    connections: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer that is the proxy's own."""
+
+    status: int
+    content: bytes
+    headers: Fields
+    closes: bool = False
+
+
+def json_answer(status: int, value: Any, headers: Fields | None = None) -> Answer:
+    """Return `value` as JSON."""
+    return Answer(status, json.dumps(value).encode(), [("content-type", "application/json"), *(headers or [])])
+
+
+def error_answer(status: int, message: str, retry_after: int | None = None) -> Answer:
+    """Return an error in the shape of vLLM's; `retry_after` in seconds."""
+    error = {"message": message, "type": "spotinference_proxy", "param": None, "code": status}
+    return json_answer(status, {"error": error}, [("retry-after", str(retry_after))] if retry_after else None)
+
+
+class Exchange(Protocol):
+    """Whoever answers a request and is told about its client."""
+
+    def client_gone(self) -> None: ...
+    def client_paused(self, *, is_paused: bool) -> None: ...
+
+
+class Service(Protocol):
+    """What stands behind connections."""
+
+    limits: Limits
+    connections: "set[ClientConnection]"
+    buffered_bytes: int
+    is_stopping: bool
+
+    def refuse(self, connection: "ClientConnection", head: RequestHead) -> Answer | None: ...
+    def serve(self, connection: "ClientConnection", head: RequestHead, body: bytes) -> None: ...
+    def broke_off(self, connection: "ClientConnection", head: RequestHead | None, status: int) -> None: ...
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection; `begin`, `send`, `finish`, `respond` and `break_off` are for the current exchange."""
+
+    peer = ""
+    key_id: str | None = None
+    exchange: Exchange | None = None
+    _transport: asyncio.Transport
+    _buffer = b""
+    _head: RequestHead | None = None
+    _decoder: ChunkedDecoder | None = None
+    _body_bytes = 0
+    _deadline = math.inf
+    _write_deadline = math.inf
+    _is_answering = False
+    _is_ending = False  # the last answer is on its way; what comes in is not read any more
+    _discarded = 0
+    _pending = b""  # an answer's head that waits for its first bytes
+    _is_chunked = False
+    _keeps_alive = True
+
+    def __init__(self, service: Service, clock: Callable[[], float]) -> None:
+        self._service = service
+        self._now = clock
+        self._body: list[bytes] = []
+
+    # ------------------------------------------------------------------ towards the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a head."""
+        self._transport = transport  # type: ignore[assignment]
+        peer = transport.get_extra_info("peername")
+        self.peer = str(peer[0]) if peer else ""
+        service = self._service
+        service.connections.add(self)
+        self._deadline = self._now() + service.limits.header_seconds
+        if len(service.connections) > service.limits.connections:
+            self._refuse(error_answer(503, "too many connections; try again", 1))
+
+    def data_received(self, data: bytes) -> None:
+        """Take what a client sent."""
+        if self._is_ending:
+            self._discarded += len(data)
+            if self._discarded > _MAX_DISCARDED_BYTES:
+                self._transport.abort()
+            return
+        self._buffer = self._buffer + data if self._buffer else data
+        if not self._is_answering:
+            self._advance()
+        elif len(self._buffer) > _MAX_PIPELINED_BYTES:
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """Take the end of the client's side for its leaving."""
+        self._leave()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Tell whoever still answers."""
+        self._service.connections.discard(self)
+        self._forget_body()
+        self._leave()
+
+    def pause_writing(self) -> None:
+        """Stop reading vLLM while the client does not take its answer."""
+        self._write_deadline = self._now() + self._service.limits.write_seconds
+        if self.exchange is not None:
+            self.exchange.client_paused(is_paused=True)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._write_deadline = math.inf
+        if self.exchange is not None:
+            self.exchange.client_paused(is_paused=False)
+
+    def check(self, now: float) -> None:
+        """Close what has taken too long; called about once a second."""
+        if now >= self._write_deadline:
+            self._transport.abort()
+        elif now < self._deadline:
+            return
+        elif self._is_ending:
+            self._transport.abort()
+        elif not (self._buffer or self._head):
+            self._close()
+        else:
+            self._refuse(error_answer(408, "the request did not come in time"))
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether everything sent has left for the system."""
+        return not self._transport.get_write_buffer_size()
+
+    def close_if_idle(self) -> None:
+        """Close a kept connection that waits for nothing."""
+        if not self._is_answering and not self._buffer and self._head is None:
+            self._close()
+
+    # ------------------------------------------------------------------ reading a request
+
+    def _advance(self) -> None:
+        try:
+            if self._head is None:
+                self._read_head()
+            if self._head is not None and not self._is_answering:
+                self._read_body(self._head)
+        except ProtocolError as error:
+            self._refuse(error_answer(error.status, str(error)))
+
+    def _read_head(self) -> None:
+        end = self._buffer.find(b"\r\n\r\n") + 4
+        if end < 4:
+            if self._deadline - self._now() > self._service.limits.header_seconds:  # a kept connection wakes up
+                self._deadline = self._now() + self._service.limits.header_seconds
+            check_partial_head(self._buffer)
+            return
+        if end > MAX_HEAD_BYTES:
+            check_partial_head(self._buffer)
+        head_bytes, self._buffer = self._buffer[:end], self._buffer[end:]
+        head = parse_request_head(head_bytes)
+        limits = self._service.limits
+        answer = self._service.refuse(self, head)
+        has_body = head.is_chunked or bool(head.content_length)
+        self._head = head
+        self._keeps_alive = head.keeps_alive
+        if answer is not None:
+            if has_body:
+                self._refuse(answer)
+                return
+            self._is_answering = True
+            self._service.broke_off(self, head, answer.status)
+            self.respond(answer)
+            return
+        if (head.content_length or 0) > limits.body_bytes:
+            raise ProtocolError(f"body larger than {limits.body_bytes} bytes", 413)
+        if has_body:
+            self._deadline = self._now() + limits.body_seconds
+            if head.expects_continue and not self._buffer:
+                self._transport.write(_CONTINUE)
+            self._decoder = ChunkedDecoder() if head.is_chunked else None
+
+    def _read_body(self, head: RequestHead) -> None:
+        if self._decoder is not None:
+            self._keep_part(self._decoder.feed(self._buffer))
+            self._buffer = self._decoder.rest
+            if not self._decoder.is_done:
+                return
+        elif head.content_length:
+            missing = head.content_length - self._body_bytes
+            self._keep_part(self._buffer[:missing])
+            self._buffer = self._buffer[missing:]
+            if self._body_bytes < head.content_length:
+                return
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = []
+        self._decoder = None
+        self._deadline = math.inf
+        self._is_answering = True
+        self._service.serve(self, head, body)
+
+    def _keep_part(self, part: bytes) -> None:
+        if not part:
+            return
+        service, limits = self._service, self._service.limits
+        self._body.append(part)
+        self._body_bytes += len(part)
+        service.buffered_bytes += len(part)
+        self._deadline += len(part) / limits.body_bytes_per_second
+        if self._body_bytes > limits.body_bytes:
+            raise ProtocolError(f"body larger than {limits.body_bytes} bytes", 413)
+        if service.buffered_bytes > limits.buffered_bytes:
+            raise ProtocolError("too many bodies at once; try again", 503)
+
+    def _forget_body(self) -> None:
+        self._service.buffered_bytes -= self._body_bytes
+        self._body_bytes = 0
+        self._body = []
+
+    def _refuse(self, answer: Answer) -> None:
+        """Answer a request that is not read to its end, and let the connection go."""
+        self._service.broke_off(self, self._head, answer.status)
+        self._forget_body()
+        self._is_answering = True
+        self._keeps_alive = False
+        self._buffer = b""
+        self.respond(answer)
+        self._deadline = self._now() + _LINGER_SECONDS
+
+    # ------------------------------------------------------------------ answering
+
+    def begin(self, status: int, reason: str, headers: Fields, length: int | None, *, at_once: bool) -> None:
+        """Begin an answer; without a length it is chunked. Its head goes with the first bytes, or at once."""
+        head = self._head
+        is_old = head is None or head.is_http_1_0
+        self._is_chunked = length is None and not is_old
+        self._keeps_alive = self._keeps_alive and not is_old and not self._service.is_stopping
+        framing = ("transfer-encoding", "chunked") if self._is_chunked else ("content-length", str(length))
+        fields = [*headers, framing] if length is not None or self._is_chunked else [*headers]
+        if not self._keeps_alive:
+            fields.append(("connection", "close"))
+        self._pending = render_response_head(status, reason, fields)
+        if at_once:
+            self._transport.write(self._pending)
+            self._pending = b""
+
+    def send(self, content: bytes) -> None:
+        """Send a part of the answer."""
+        if not content:
+            return
+        if self._is_chunked:
+            content = b"%x\r\n%b\r\n" % (len(content), content)
+        if self._pending:
+            content, self._pending = self._pending + content, b""
+        if not self._transport.is_closing():
+            self._transport.write(content)
+
+    def finish(self, content: bytes = b"") -> None:
+        """Send the last part and end the answer; the next request may come."""
+        if self._is_chunked:
+            content = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content) if content else b"0\r\n\r\n"
+        self._write(content)
+        self._forget_body()
+        self.exchange = None
+        self._is_answering = False
+        self._head = None
+        if not self._keeps_alive:
+            self._linger()
+            return
+        self._deadline = self._now() + self._service.limits.idle_seconds
+        if self._buffer:
+            self._deadline = self._now() + self._service.limits.header_seconds
+            self._transport.resume_reading()
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def respond(self, answer: Answer) -> None:
+        """Give a whole answer of the proxy's own."""
+        self._keeps_alive = self._keeps_alive and not answer.closes
+        reason = HTTPStatus(answer.status).phrase
+        self.begin(answer.status, reason, answer.headers, len(answer.content), at_once=False)
+        self.finish(answer.content)
+
+    def break_off(self) -> None:
+        """End a begun answer so that its client cannot take it for whole. What was sent still arrives."""
+        self.exchange = None
+        if self._transport.is_closing():
+            return
+        if self._head is not None and self._head.is_http_1_0:  # knows no other sign than a reset
+            connection = self._transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._transport.abort()
+        else:
+            self._close()  # the missing last chunk or the length tells
+
+    def _write(self, content: bytes) -> None:
+        if self._pending:
+            content, self._pending = self._pending + content, b""
+        if content and not self._transport.is_closing():
+            self._transport.write(content)
+
+    def _linger(self) -> None:
+        """End our side only: closing at once, with unread bytes, would make the client lose the answer."""
+        self._is_ending = True
+        self._deadline = self._now() + self._service.limits.write_seconds
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def _close(self) -> None:
+        self._is_ending = True
+        self._deadline = self._now() + self._service.limits.write_seconds
+        self._transport.close()
+
+    def _go_on(self) -> None:
+        if not self._is_answering and not self._transport.is_closing() and not self._is_ending:
+            self._advance()
+
+    def _leave(self) -> None:
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.client_gone()
