@@ -1,22 +1,23 @@
 """The operator's pages, on their own address: /healthz, /readyz, /metrics.
 
-Owns what they say. Who may reach the address is the operator's choice: it is loopback unless set otherwise.
+Owns which pages there are. What they say is asked of whoever is told about; who may reach the address is the
+operator's choice: it is loopback unless set otherwise.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from spotinference_proxy.client_connection import Answer, ClientConnection, error_answer, json_answer
+from spotinference_proxy.answers import Answer, error_answer, json_answer
+from spotinference_proxy.client_connection import ClientConnection
 from spotinference_proxy.http1 import RequestHead
-
-if TYPE_CHECKING:
-    from spotinference_proxy.app import Proxy
 
 
 class AdminPages:
-    """Answers about one proxy."""
+    """`readiness` has a member `ready`; `metrics` gives a page and its content type."""
 
-    def __init__(self, proxy: "Proxy") -> None:
-        self._proxy = proxy
+    def __init__(self, readiness: Callable[[], Mapping[str, Any]], metrics: Callable[[], tuple[bytes, str]]) -> None:
+        self._readiness = readiness
+        self._metrics = metrics
 
     def refuse(self, connection: ClientConnection, head: RequestHead) -> Answer | None:  # noqa: ARG002
         """Take GET without a body only."""
@@ -30,22 +31,11 @@ class AdminPages:
         if path == "/healthz":
             answer = json_answer(200, {"status": "ok"})
         elif path == "/readyz":
-            answer = self._readiness()
+            facts = self._readiness()
+            answer = json_answer(200 if facts["ready"] else 503, facts)
         elif path == "/metrics":
-            content, content_type = self._proxy.metrics.render()
+            content, content_type = self._metrics()
             answer = Answer(200, content, [("content-type", content_type)])
         else:
             answer = error_answer(404, "expected /healthz, /readyz or /metrics")
         connection.respond(answer)
-
-    def _readiness(self) -> Answer:
-        proxy = self._proxy
-        facts = {
-            "ready": proxy.is_ready,
-            "stopping": proxy.is_stopping,
-            "log_writable": proxy.log.is_writable,
-            "log_trouble": proxy.log.why_not_admitting,
-            "upstreams": len(proxy.pool.upstreams),
-            "upstreams_ready": sum(bool(one.is_ready) for one in proxy.pool.upstreams),
-        }
-        return json_answer(200 if proxy.is_ready else 503, facts)

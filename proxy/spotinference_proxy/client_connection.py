@@ -7,15 +7,15 @@ A client that ends its side of the connection counts as gone, as it does for vLL
 """
 
 import asyncio
-import json
 import math
 import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Protocol
 
+from spotinference_proxy.answers import Answer, error_answer
 from spotinference_proxy.errors import ProtocolError
 from spotinference_proxy.http1 import (
     MAX_HEAD_BYTES,
@@ -46,27 +46,6 @@ class Limits:
     body_bytes: int = 8 * MIB
     buffered_bytes: int = 256 * MIB  # of bodies in all connections
     connections: int = 8192
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer that is the proxy's own."""
-
-    status: int
-    content: bytes
-    headers: Fields
-    closes: bool = False
-
-
-def json_answer(status: int, value: Any, headers: Fields | None = None) -> Answer:
-    """Return `value` as JSON."""
-    return Answer(status, json.dumps(value).encode(), [("content-type", "application/json"), *(headers or [])])
-
-
-def error_answer(status: int, message: str, retry_after: int | None = None) -> Answer:
-    """Return an error in the shape of vLLM's; `retry_after` in seconds."""
-    error = {"message": message, "type": "spotinference_proxy", "param": None, "code": status}
-    return json_answer(status, {"error": error}, [("retry-after", str(retry_after))] if retry_after else None)
 
 
 class Exchange(Protocol):
@@ -324,7 +303,6 @@ class ClientConnection(asyncio.Protocol):
 
     def respond(self, answer: Answer) -> None:
         """Give a whole answer of the proxy's own."""
-        self._keeps_alive = self._keeps_alive and not answer.closes
         reason = HTTPStatus(answer.status).phrase
         self.begin(answer.status, reason, answer.headers, len(answer.content), at_once=False)
         self.finish(answer.content)

@@ -9,7 +9,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from spotinference_proxy.client_connection import Answer, ClientConnection, Limits
+from spotinference_proxy.answers import Answer
+from spotinference_proxy.client_connection import ClientConnection, Limits
 from spotinference_proxy.http1 import RequestHead
 
 FLUSH_SECONDS = 5.0

@@ -44,9 +44,9 @@ def last_sealed(folder: Path, writer: str, boot: str | None = None) -> tuple[str
     """Return stem and SHA-256 of the newest sealed segment of a writer (of one life), or two None."""
     names = (SegmentName.parse(path.name) for path in folder.glob(f"{writer}.{boot or '*'}.*.jsonl"))
     for name in sorted((n for n in names if n), key=lambda n: (n.start, n.sequence), reverse=True):
-        with contextlib.suppress(FileNotFoundError):  # shipped and removed since
-            with (folder / f"{name.stem}.jsonl").open("rb") as file:
-                return name.stem, hashlib.file_digest(file, "sha256").hexdigest()
+        path = folder / f"{name.stem}.jsonl"
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # may have been shipped since
+            return name.stem, hashlib.file_digest(file, "sha256").hexdigest()
     return None, None
 
 

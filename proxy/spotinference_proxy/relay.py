@@ -3,19 +3,20 @@
 Owns the order of things: begin row, request, answer as it comes, end row durable, then the last bytes. Owns
 what happens when a side goes away. Does not own choice, keys and refusals (app.py) nor files (log.py). There
 is no task per request: connections and the log call in, each call does one step.
-A client that leaves: vLLM ends a request by its id and then still states its usage (`--enable-scale-out`,
-POST /inference/v1/abort_requests); a call that comes before vLLM knows the request does nothing, so it is
-repeated. Without that call the upstream is closed at once, which also stops the work.
+A client that leaves: vLLM ends the request by its id and still states its usage (aborts.py); where it cannot, the
+upstream is closed at once, which also stops the work.
 """
 
 import asyncio
-import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from spotinference_proxy.client_connection import ClientConnection, error_answer
+from spotinference_proxy.aborts import AbortCall, abort_ids
+from spotinference_proxy.answers import error_answer
+from spotinference_proxy.client_connection import ClientConnection
 from spotinference_proxy.errors import LogError
 from spotinference_proxy.headers import answer_fields, request_fields
 from spotinference_proxy.http1 import RequestHead, ResponseHead, render_request_head
@@ -23,11 +24,9 @@ from spotinference_proxy.inject import ClientRequest
 from spotinference_proxy.log import RequestLog
 from spotinference_proxy.record import RequestRecord, Row
 from spotinference_proxy.upstream_connection import UpstreamConnection
-from spotinference_proxy.upstreams import Upstream, UpstreamPool, abort_ids
+from spotinference_proxy.upstreams import Upstream, UpstreamPool
 from spotinference_proxy.usage import AnswerReader
 
-ABORT_EVERY_SECONDS = 0.1
-ABORT_WITHIN_SECONDS = 2.0  # then the upstream is closed; vLLM needs about 0.02 s
 COMMIT_TRIES = 3
 STALE_SECONDS = 1.0  # within which a kept connection that breaks had been closed before it was used
 RETRY_AFTER_SECONDS = 10
@@ -41,27 +40,26 @@ _ERRORS = {
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What every relay of a proxy shares; `over` is called once for each, when nothing is left to do."""
+    """What every relay of a proxy shares."""
 
     pool: UpstreamPool
     log: RequestLog
     clock: Callable[[], datetime]
     stopwatch: Callable[[], float | None]  # monotonic seconds, or None where `clock` is not the machine's
-    now: Callable[[], float]  # monotonic seconds, for waiting
-    over: Callable[["Relay", str], None]
-    passes_credentials: Callable[[], bool]  # a client's own, when the proxy checks no keys
 
 
 class Relay:
     """Call `start` once. `client_gone`, `cut` and `end_early` may come at any time."""
 
     upstream: Upstream
+    is_logged = True
     is_heard = True  # from vLLM, since somebody last looked
     silent_since = 0.0
+    _passes_credentials = False  # a client's own, where the proxy checks no keys
     _tried: tuple[Upstream, ...] = ()
     _connection: UpstreamConnection | None = None
     _connecting: asyncio.Task[None] | None = None
-    _aborting: asyncio.Task[None] | None = None
+    _abort: AbortCall | None = None
     _asked_at = 0.0
     _reader: AnswerReader | None = None
     _failure: tuple[int, str] | None = None
@@ -84,19 +82,21 @@ class Relay:
         head: RequestHead,
         asked: ClientRequest,
         record: RequestRecord,
-        *,
-        is_logged: bool,
+        over: Callable[["Relay", str], None],
     ) -> None:
+        """Give `over` whoever is to be told, once, that nothing is left to do, and the reason of the end."""
         self.record = record
-        self.is_logged = is_logged
+        self._over = over
         self._around = around
         self._client = client
         self._head = head
         self._asked = asked
         self._held: list[bytes] = []
 
-    def start(self, upstream: Upstream) -> None:
+    def start(self, upstream: Upstream, *, passes_credentials: bool, is_logged: bool) -> None:
         """Ask `upstream`; everything else follows from what it and the client do."""
+        self._passes_credentials = passes_credentials
+        self.is_logged = is_logged
         self._client.exchange = self
         self._ask(upstream)
 
@@ -106,7 +106,7 @@ class Relay:
         self.upstream = upstream
         self._is_released = False
         upstream.in_flight += 1
-        connection = upstream.take()
+        connection = upstream.connections.take()
         if connection is not None:
             self._send(connection)
         else:
@@ -114,7 +114,7 @@ class Relay:
 
     async def _connect(self) -> None:
         try:
-            connection = await self.upstream.connect()
+            connection = await self.upstream.connections.connect()
         except (OSError, TimeoutError):
             self._connecting = None
             self._unreachable()
@@ -123,7 +123,7 @@ class Relay:
         if self._commit == "no":
             self._send(connection)
         else:
-            self.upstream.keep(connection)
+            self.upstream.connections.keep(connection)
             self._release()
 
     def _unreachable(self) -> None:
@@ -149,14 +149,16 @@ class Relay:
             self._is_begun = True
             if self.is_logged:
                 self._around.log.append(record.begin())
-        credentials = upstream.credentials
-        if credentials is None and self._around.passes_credentials():
+        credentials = upstream.connections.credentials
+        if credentials is None and self._passes_credentials:
             credentials = head.fields.get("authorization")
         length = len(asked.body) if head.method == "POST" else None
-        headers = head.headers if "host" in head.fields else [*head.headers, ("host", upstream.authority)]
+        headers = head.headers if "host" in head.fields else [*head.headers, ("host", upstream.connections.authority)]
         fields = request_fields(headers, record.request_id, length, credentials)
-        self._asked_at = self._around.now()
-        connection.ask(render_request_head(head.method, upstream.prefix + head.target, fields) + asked.body, self)
+        self._asked_at = time.monotonic()
+        connection.ask(
+            render_request_head(head.method, upstream.connections.prefix + head.target, fields) + asked.body, self
+        )
 
     def _release(self) -> None:
         self._connection = None
@@ -225,7 +227,7 @@ class Relay:
         self._is_answer_whole = True
         self.upstream.fingerprint = reader.system_fingerprint
         if connection is not None:
-            self.upstream.keep(connection)
+            self.upstream.connections.keep(connection)
         if self._commit == "done":
             self._pass_end()
         else:
@@ -235,7 +237,7 @@ class Relay:
     def answer_lost(self, *, is_untouched: bool) -> None:
         """Ask once more if vLLM had closed the kept connection before; else end what cannot go on."""
         connection, self._connection = self._connection, None
-        elapsed = self._around.now() - self._asked_at
+        elapsed = time.monotonic() - self._asked_at
         is_stale = is_untouched and connection is not None and connection.was_used and elapsed < STALE_SECONDS
         if is_stale and not self._is_retried and self._commit == "no" and not self._is_gone:
             self._is_retried = True
@@ -295,23 +297,13 @@ class Relay:
             self._release()
 
     def _end_by_id(self) -> bool:
-        ids = self._abort_ids() if self._connection is not None else []
-        if ids and self._aborting is None:
-            body = json.dumps({"request_ids": ids}).encode()
-            self._aborting = asyncio.get_running_loop().create_task(self._abort(body))
+        if self._connection is None:
+            return False
+        record, response_id = self.record, self._reader.response_id if self._reader else None
+        ids = abort_ids(record.endpoint, record.request_id, self._asked.prompts, response_id)
+        if ids and self._abort is None:
+            self._abort = AbortCall(self.upstream.connections, ids, lambda: self.cut("proxy_stopped"))
         return bool(ids)
-
-    async def _abort(self, body: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + ABORT_WITHIN_SECONDS
-        while await self.upstream.abort(body) and loop.time() < until:
-            await asyncio.sleep(ABORT_EVERY_SECONDS)
-        self._aborting = None
-        self.cut("client_gone" if self._is_gone else "proxy_stopped")
-
-    def _abort_ids(self) -> list[str]:
-        response_id = self._reader.response_id if self._reader else None
-        return abort_ids(self.record.endpoint, self.record.request_id, self._asked.prompts, response_id)
 
     # ------------------------------------------------------------------ the record, then the end
 
@@ -396,9 +388,8 @@ class Relay:
 
     def _end_if_over(self) -> None:
         if self._commit == "done" and self._is_released:
-            if self._aborting is not None:
-                self._aborting.cancel()
-                self._aborting = None
+            if self._abort is not None:
+                self._abort.cancel()
             reason, self._reason = self._reason, ""
             if reason:
-                self._around.over(self, reason)
+                self._over(self, reason)

@@ -6,6 +6,7 @@ directly (a virtual clock does), then nothing here waits.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from spotinference_proxy.errors import LogError
@@ -63,7 +64,7 @@ class Periodic:
         now = self._around.clock()
         with contextlib.suppress(LogError):
             await self._around.log.commit(*(upstream.health_row(now) for upstream in changed))
-        now_seconds = self._around.now()
+        now_seconds = time.monotonic()
         for relay in list(self._relays):
             if relay.is_heard:
                 relay.is_heard, relay.silent_since = False, now_seconds

@@ -22,6 +22,7 @@ from spotinference_proxy.segments import MAX_OPEN_IDS, Calls, Segment, SegmentNa
 MAX_SEGMENT_BYTES = 64 * 1024 * 1024
 MAX_SEGMENT_SECONDS = 60.0
 _MAX_LOOSE = 20_000  # kept for a disk that works again; more than can be admitted
+_CREATE_TRIES = 3
 
 
 class SegmentWriter:
@@ -187,16 +188,17 @@ class SegmentWriter:
         return not self._loose
 
     def _create(self) -> Segment:
-        for is_last in (False, False, True):
-            name = SegmentName.new(self._writer, self._boot, self._clock(), self._sequence)
-            self._sequence += 1
-            try:
-                return Segment.create(self._folder, name, self._calls)
-            except (BlockingIOError, FileNotFoundError):  # another process that starts took it for a dead writer's
-                if is_last:
-                    raise
-                self._folder.mkdir(parents=True, exist_ok=True)  # or somebody removed the folder
-        raise AssertionError
+        for _ in range(_CREATE_TRIES - 1):
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                return self._create_one()
+            # another process, that starts, took it for a dead writer's; or somebody removed the folder
+            self._folder.mkdir(parents=True, exist_ok=True)
+        return self._create_one()
+
+    def _create_one(self) -> Segment:
+        name = SegmentName.new(self._writer, self._boot, self._clock(), self._sequence)
+        self._sequence += 1
+        return Segment.create(self._folder, name, self._calls)
 
     def _begin(self, segment: Segment | None = None) -> Segment:
         segment = self._segment = segment or self._create()

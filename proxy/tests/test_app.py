@@ -1,6 +1,7 @@
 """The proxy as a whole: who may ask what, the rows of a minute, start and stop."""
 
 import asyncio
+import dataclasses
 import io
 import json
 import os
@@ -161,3 +162,130 @@ async def test_many_requests_at_once_have_one_record_each(rig) -> None:
 
 def test_the_machines_clock_is_utc() -> None:
     assert utc_now().utcoffset().total_seconds() == 0
+
+
+def hanging(rig, go_on: asyncio.Event):
+    async def script(request):
+        await go_on.wait()
+        return await rig.vllm.say_ok(request)
+
+    return script
+
+
+async def test_F027_more_than_the_limit_in_flight_is_refused_at_once_and_recorded(rig) -> None:
+    go_on = asyncio.Event()
+    rig.vllm.script = hanging(rig, go_on)
+    proxy = await rig.start(max_in_flight=3)
+    running = [asyncio.create_task(rig.post(CHAT, {"model": "otter"})) for _ in range(3)]
+    while len(proxy.relays) < 3:
+        await asyncio.sleep(0.01)
+    status, _, fields = await rig.post(CHAT, {"model": "otter"})
+    assert (status, fields["Retry-After"]) == (503, "1")
+    go_on.set()
+    assert {(await one)[0] for one in running} == {200}
+    assert sorted(row["end_reason"] for row in rig.rows("end")) == ["complete"] * 3 + ["refused"]
+    assert (await rig.post(CHAT, {"model": "otter"}))[0] == 200
+
+
+async def test_a_key_has_its_own_limit(rig, tmp_path, clock) -> None:
+    go_on = asyncio.Event()
+    rig.vllm.script = hanging(rig, go_on)
+    keys = [new_key(tmp_path / "keys", name, clock()) for name in "ab"]
+    proxy = await rig.start(keys_file=tmp_path / "keys", max_in_flight_per_key=1)
+    first, second = ({"Authorization": f"Bearer {key}"} for key in keys)
+    running = [asyncio.create_task(rig.post(CHAT, {}, headers=first))]
+    while len(proxy.relays) < 1:
+        await asyncio.sleep(0.01)
+    assert (await rig.post(CHAT, {}, headers=first))[0] == 429
+    running.append(asyncio.create_task(rig.post(CHAT, {}, headers=second)))
+    while len(proxy.relays) < 2:
+        await asyncio.sleep(0.01)
+    go_on.set()
+    assert {(await one)[0] for one in running} == {200}
+    assert (await rig.post(CHAT, {}, headers=first))[0] == 200
+
+
+async def test_a_reload_takes_new_upstreams_and_keys_and_drops_no_request(rig, tmp_path, clock) -> None:
+    go_on = asyncio.Event()
+    rig.vllm.script = hanging(rig, go_on)
+    old = new_key(tmp_path / "old", "a", clock())
+    new = new_key(tmp_path / "new", "b", clock())
+    proxy = await rig.start(keys_file=tmp_path / "old")
+    running = asyncio.create_task(rig.post(CHAT, {}, headers={"x-api-key": old}))
+    while not rig.vllm.requests:
+        await asyncio.sleep(0.01)
+    moved = UpstreamSettings(rig.vllm.url + "/moved", 9, ("otter",))
+    proxy.reload(dataclasses.replace(proxy.settings, upstreams=(moved,), keys_file=tmp_path / "new"))
+    proxy.pool.upstreams[0].is_ready = True
+    later = asyncio.create_task(rig.post(CHAT, {}, headers={"x-api-key": new}))
+    assert (await rig.post(CHAT, {}, headers={"x-api-key": old}))[0] == 401
+    go_on.set()
+    assert {(await one)[0] for one in (running, later)} == {200}
+    assert [row["vm_id"] for row in rig.rows("end")] == [700123, 9]
+    assert [path for path, *_ in rig.vllm.requests if "health" not in path] == [CHAT, "/moved" + CHAT]
+
+
+async def test_a_reload_with_a_bad_keys_file_changes_nothing(rig, tmp_path, clock) -> None:
+    key = new_key(tmp_path / "keys", "a", clock())
+    proxy = await rig.start(keys_file=tmp_path / "keys")
+    (tmp_path / "keys").write_text("nonsense")
+    with pytest.raises(SettingsError):
+        proxy.reload(dataclasses.replace(proxy.settings, upstreams=(UpstreamSettings("http://127.0.0.1:9"),)))
+    assert (await rig.post(CHAT, {}, headers={"x-api-key": key}))[0] == 200
+
+
+async def test_F036_who_guesses_keys_is_told_to_wait_and_a_good_key_still_passes(rig, tmp_path, clock) -> None:
+    key = new_key(tmp_path / "keys", "a", clock())
+    await rig.start(keys_file=tmp_path / "keys")
+    seen = [(await rig.post(CHAT, {}, headers={"x-api-key": f"guess{i}"}))[0] for i in range(25)]
+    assert seen == [401] * 20 + [429] * 5
+    assert (await rig.post(CHAT, {}, headers={"x-api-key": key}))[0] == 200
+    assert len(rig.rows("end")) == 1
+
+
+async def test_F034_a_body_nested_too_deep_is_refused_and_never_reaches_vllm(rig) -> None:
+    await rig.start()
+    assert (await rig.post(CHAT, b'{"a":' + b"[" * 200_000))[0] == 400
+    assert rig.vllm.requests == []
+    assert [row["end_reason"] for row in rig.rows("end")] == ["refused"]
+
+
+async def test_F021_an_answer_without_usage_has_unknown_tokens(rig) -> None:
+    async def script(request):
+        return web.json_response({"model": "otter"})
+
+    rig.vllm.script = script
+    await rig.start()
+    await rig.post(CHAT, {})
+    (end,) = rig.rows("end")
+    assert (end["prompt_tokens"], end["completion_tokens"], end["usage_source"]) == (None, None, "none")
+
+
+async def test_the_metrics_page_counts_requests_tokens_and_refusals(rig) -> None:
+    await rig.start()
+    await rig.post(CHAT, {"model": "otter"})
+    await rig.post("/nothing", {})
+    async with rig.session.get(rig.url("/metrics", admin=True)) as answer:
+        page = await answer.text()
+    label = 'end_reason="complete",model="otter",status_class="2xx",stream="false"'
+    assert f"spotinference_proxy_requests_total{{{label}}} 1.0" in page
+    assert 'spotinference_tokens_total{kind="prompt",model="otter",source="upstream"} 3.0' in page
+    assert 'spotinference_proxy_refused_total{reason="404"} 1.0' in page
+    assert "spotinference_log_commit_seconds_count" in page
+
+
+async def test_a_start_does_not_wait_for_a_sleeping_upstream(rig) -> None:
+    async def never(reader, writer):
+        await reader.read()
+        writer.close()
+
+    sleeping = await asyncio.start_server(never, "127.0.0.1", 0)
+    port = sleeping.sockets[0].getsockname()[1]
+    start = asyncio.get_running_loop().time()
+    await rig.start(upstreams=(UpstreamSettings(f"http://127.0.0.1:{port}", 1),))
+    assert asyncio.get_running_loop().time() - start < 1.5  # a probe waits 2 s
+    status, body, _ = await rig.post(CHAT, {"model": "otter"})
+    assert status == 503
+    assert b"waking" in body
+    await rig.proxy.stop()
+    sleeping.close()

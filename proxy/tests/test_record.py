@@ -176,3 +176,11 @@ def test_F018_the_first_byte_lies_between_start_and_end() -> None:
     assert record.end(AT + timedelta(1), "complete")["first_byte_at"] == render_instant(AT)
     record.first_byte_at = AT + timedelta(3)
     assert record.end(AT + timedelta(1), "complete")["first_byte_at"] == render_instant(AT + timedelta(1))
+
+
+def test_F023_what_cannot_be_true_is_kept_and_marked() -> None:
+    record = RequestRecord("id", AT, "/v1/completions", usage=Usage(3, 9), is_implausible=True, is_beam=True)
+    end = record.end(AT, "complete")
+    assert (end["implausible"], end["beam_search"], end["completion_tokens"]) == (True, True, 9)
+    record.is_implausible = record.is_beam = False
+    assert not {"implausible", "beam_search"} & set(record.end(AT, "complete"))

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from spotinference_proxy.segments import Calls
+from spotinference_proxy.settings import UpstreamSettings
 from yarl import URL
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -494,3 +495,106 @@ async def test_F006_an_answer_whose_record_cannot_be_written_does_not_end_well(r
             await asyncio.sleep(0.05)
             await proxy.log.tick()
     assert (await rig.post(CHAT, STREAM))[0] == 200
+
+
+async def test_a_kept_connection_that_vllm_had_closed_is_replaced_and_the_request_made_once(rig) -> None:
+    async def script(request: web.Request) -> web.StreamResponse:
+        if len(rig.vllm.requests) == 2:  # what a server does that closes an idle connection just then
+            request.transport.abort()
+        return web.json_response({"model": "otter", "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+
+    rig.vllm.script = script
+    await rig.start()
+    for _ in range(2):
+        assert (await rig.post(CHAT, {"model": "otter"}))[0] == 200
+    assert len(rig.vllm.requests) == 3
+    assert [row["end_reason"] for row in rig.rows("end")] == ["complete"] * 2
+    assert len(rig.rows("begin")) == 2
+
+
+async def test_a_request_that_reached_a_live_connection_is_never_made_twice(rig) -> None:
+    async def script(request: web.Request) -> web.StreamResponse:
+        request.transport.abort()
+        return web.Response()
+
+    rig.vllm.script = script
+    await rig.start()
+    rig.proxy.pool.close()  # so that the connection is new
+    assert (await rig.post(CHAT, {"model": "otter"}))[0] == 502
+    assert len(rig.vllm.requests) == 1
+
+
+async def test_an_unreachable_upstream_is_passed_over_and_told_about(rig) -> None:
+    dead = UpstreamSettings("http://127.0.0.1:9", 1, ("otter",))
+    await rig.start(upstreams=(dead, UpstreamSettings(rig.vllm.url, 2, ("otter",))))
+    first = rig.proxy.pool.upstreams[0]
+    first.is_ready = True
+    assert (await rig.post(CHAT, {"model": "otter"}))[0] == 200
+    assert first.is_ready is False
+    assert (first.in_flight, rig.proxy.pool.upstreams[1].in_flight) == (0, 0)
+    (begin,), (end,) = rig.rows("begin"), rig.rows("end")
+    assert (begin["vm_id"], end["vm_id"]) == (2, 2)
+    assert (rig.rows("health")[-1]["vm_id"], rig.rows("health")[-1]["ready"]) == (1, False)
+
+
+async def test_F026_each_try_of_a_client_is_a_request_of_its_own(rig) -> None:
+    await rig.start()
+    fields = {"Idempotency-Key": "same", "X-Request-Id": "same"}
+    for _ in range(3):
+        assert (await rig.post(CHAT, {"model": "otter"}, headers=fields))[0] == 200
+    ids = {row["request_id"] for row in rig.rows("end")}
+    assert len(ids) == 3
+    assert {got["X-Request-Id"] for _, got, _ in rig.vllm.requests} == ids
+
+
+async def test_pipelined_requests_are_answered_in_order(rig) -> None:
+    async def script(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.05 if b"first" in await request.read() else 0)
+        return web.json_response({"echo": (await request.read()).decode()})
+
+    rig.vllm.script = script
+    await rig.start()
+    bodies = [json.dumps({"model": name}) for name in ("first", "second", "third")]
+    seen = await raw(
+        rig,
+        "".join(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}" for body in bodies)
+        + "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    )
+    assert [seen.find(name) for name in (b"first", b"second", b"third", b"not found")] == sorted(
+        seen.find(name) for name in (b"first", b"second", b"third", b"not found")
+    )
+    assert seen.count(b"HTTP/1.1 200 OK") == 3
+    assert len(rig.rows("end")) == 3
+
+
+async def test_F023_what_vllm_says_is_kept_and_flagged_where_it_cannot_be(rig) -> None:
+    async def script(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"model": "otter", "usage": {"prompt_tokens": 3, "completion_tokens": 50}})
+
+    rig.vllm.script = script
+    await rig.start()
+    assert (await rig.post(CHAT, {"model": "otter", "max_tokens": 9}))[0] == 200
+    assert (await rig.post(CHAT, {"model": "otter", "max_tokens": 90}))[0] == 200
+    first, second = rig.rows("end")
+    assert (first["completion_tokens"], first["implausible"]) == (50, True)
+    assert "implausible" not in second
+
+
+async def test_an_n_of_a_beam_search_is_marked(rig) -> None:
+    await rig.start()
+    assert (await rig.post(CHAT, {"model": "otter", "use_beam_search": True}))[0] == 200
+    assert rig.rows("end")[0]["beam_search"] is True
+
+
+async def test_usage_in_a_response_header_is_read(rig) -> None:
+    async def script(request: web.Request) -> web.StreamResponse:
+        usage = '{"usage":{"prompt_tokens":5,"total_tokens":5}}'
+        return web.Response(body=b"\0" * 8, content_type="application/octet-stream", headers={"metadata": usage})
+
+    rig.vllm.script = script
+    await rig.start()
+    status, body, fields = await rig.post("/v1/embeddings", {"model": "otter", "encoding_format": "bytes"})
+    assert (status, body) == (200, b"\0" * 8)
+    assert "metadata" in {name.lower() for name in fields}
+    (end,) = rig.rows("end")
+    assert (end["prompt_tokens"], end["completion_tokens"], end["usage_source"]) == (5, 0, "engine_final")

@@ -90,7 +90,7 @@ def test_F005_room_must_be_left_of_512_mib_or_5_percent(tmp_path: Path, total: i
 def test_F005_why_no_request_is_taken_is_said_in_one_line(tmp_path: Path) -> None:
     reserve = new_reserve(tmp_path, SmallDisk(300))
     reserve.check()
-    assert reserve.shortage == f"request log {tmp_path}: 300 MiB free, expected at least 512 MiB; free space"
+    assert reserve.shortage == "request log: its disk has 300 MiB free, expected at least 512 MiB; free space"
 
 
 def test_F005_the_reserve_is_given_back_once_and_made_again_when_there_is_room(tmp_path: Path) -> None:
@@ -102,10 +102,12 @@ def test_F005_the_reserve_is_given_back_once_and_made_again_when_there_is_room(t
     assert reserve.release()
     assert not reserve.release()
     assert disk.free == 64
-    assert "the disk is full" in (reserve.shortage or "")
+    assert "disk is full" in (reserve.shortage or "")
     disk.taken = 440  # room for requests, but none for a new reserve above that
     reserve.check()
-    assert reserve.shortage == f"request log {tmp_path}: 560 MiB free, expected 576 MiB for a new reserve; free space"
+    assert (reserve.shortage or "").startswith(
+        "request log: its disk has 560 MiB free, for a new reserve expected at least 576 MiB"
+    )
     disk.taken = 400
     reserve.check()
     assert (reserve.shortage, disk.free) == (None, 536)
@@ -146,7 +148,7 @@ def test_F005_a_full_disk_takes_the_ends_of_running_requests_and_then_says_so(tm
     disk.taken = 936  # beside the reserve nothing is left
     writer.write([], [end("a")])
     assert (writer.is_broken, writer.open_requests) == (False, 0)
-    assert "the disk is full" in (writer.reserve.shortage or "")
+    assert "disk is full" in (writer.reserve.shortage or "")
     disk.taken = 1000
     with pytest.raises(LogError, match="No space left"):
         writer.write([], [end("lost")])
@@ -159,6 +161,20 @@ def test_F005_a_full_disk_takes_the_ends_of_running_requests_and_then_says_so(tm
     writer.close()
     assert ends(tmp_path) == ["a"]
     assert {path.suffix for path in tmp_path.iterdir()} == {".jsonl"}
+
+
+def test_F005_a_disk_that_is_full_again_at_once_takes_nothing(tmp_path: Path, clock) -> None:
+    disk = SmallDisk(1000)
+    writer = SegmentWriter(tmp_path, "w", clock, calls=disk.calls())
+    writer.start()
+    disk.taken = 1000  # somebody is faster than we
+    with pytest.raises(LogError, match="No space left"):
+        writer.write([], [end("a")])
+    assert writer.is_broken
+    disk.taken = 0
+    writer.write([], [end("a")])
+    writer.close()
+    assert ends(tmp_path) == ["a"]
 
 
 def test_F005_control_without_a_reserve_the_end_is_lost(tmp_path: Path, clock) -> None:

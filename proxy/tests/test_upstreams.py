@@ -1,5 +1,5 @@
 from spotinference_proxy.settings import UpstreamSettings
-from spotinference_proxy.upstreams import UpstreamPool, abort_ids
+from spotinference_proxy.upstreams import UpstreamPool
 
 
 def pool(*models: tuple[str, ...]) -> UpstreamPool:
@@ -45,12 +45,3 @@ def test_an_upstream_without_a_list_serves_any_model() -> None:
     found = pool(("a",), ())
     assert found.choose("x") is found.upstreams[1]
     assert found.choose(None) is found.upstreams[0]
-
-
-def test_a_request_is_aborted_by_the_ids_vllm_gives_it() -> None:
-    assert abort_ids("/v1/chat/completions", "x", 1, None) == ["chatcmpl-x"]
-    assert abort_ids("/v1/messages", "x", 1, None) == ["chatcmpl-x"]
-    assert abort_ids("/v1/completions", "x", 2, None) == ["cmpl-x-0", "cmpl-x-1"]
-    assert abort_ids("/v1/responses", "x", 1, "resp_1")[:2] == ["resp_1_0", "resp_1_1"]
-    assert abort_ids("/v1/responses", "x", 1, None) == []
-    assert abort_ids("/v1/embeddings", "x", 1, "y") == []

@@ -382,6 +382,44 @@ def test_a_damaged_segment_is_not_sealed_as_if_it_were_whole(tmp_path: Path, clo
     assert path.with_suffix(".torn").exists()
 
 
+@pytest.mark.parametrize("left", [0, 100, 1000])
+def test_F015_a_log_rotation_that_cuts_the_file_harms_no_later_row(tmp_path: Path, clock, left: int) -> None:
+    writer = started(tmp_path, clock)
+    writer.write([begin("a")], [end("0")])
+    for i in range(1, 20):
+        writer.write([], [end(str(i))])
+    (path,) = tmp_path.glob("*.open")
+    copy = path.read_bytes()
+    os.truncate(path, left)
+    writer.write([], [end("a")])
+    assert writer.errors_total == 1
+    writer.close()
+    recover(tmp_path)
+    found = [row["request_id"] for rows in sealed(tmp_path) for row in rows if row["k"] == "end"]
+    assert found == [
+        row["request_id"] for row in map(parse_line, copy[:left].splitlines(True)[:-1]) if row["k"] == "end"
+    ] + ["a"]
+    assert all(rows[-1]["k"] == "seal" for rows in sealed(tmp_path))
+
+
+def test_F016_a_new_file_taken_for_a_dead_writers_is_made_again(tmp_path: Path, clock) -> None:
+    taken: list[Path] = []
+
+    def take(old: Path, new: Path) -> None:
+        if new.suffix == ".open" and len(taken) < 2:
+            taken.append(old)
+            old.unlink()  # a recovery came between its creation and its lock
+        old.rename(new)
+
+    writer = started(tmp_path, clock, calls=Calls(rename=take))
+    writer.write([], [end("a")])
+    writer.close()
+    assert len(taken) == 2
+    assert [kinds(rows) for rows in sealed(tmp_path)] == [["head", "end", "seal"]]
+    with pytest.raises(LogError, match="cannot start"):
+        started(tmp_path, clock, calls=Calls(rename=lambda old, new: old.unlink() or old.rename(new)))
+
+
 @pytest.mark.parametrize("harm", ["unlink", "rename", "truncate", "recover"])
 def test_F017_a_writer_whose_file_was_taken_away_goes_on_in_a_new_one(tmp_path: Path, clock, harm: str) -> None:
     writer = started(tmp_path, clock)
@@ -392,7 +430,7 @@ def test_F017_a_writer_whose_file_was_taken_away_goes_on_in_a_new_one(tmp_path: 
         path.unlink()
     elif harm == "rename":
         path.rename(tmp_path / "moved-by-an-operator")
-    elif harm == "truncate":  # F015: a log rotation that does not know better
+    elif harm == "truncate":
         os.truncate(path, 100)
     else:  # by age, on another machine: there the lock is not seen
         content = path.read_bytes()

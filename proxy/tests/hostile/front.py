@@ -24,14 +24,21 @@ class Front:
     """`address` answers as soon as `start` returns; `complaints` are exceptions that reached the loop."""
 
     def __init__(
-        self, upstream: Any, folder: Path, *, limits: Limits | None = QUICK, api_key: str | None = None, **settings: Any
+        self,
+        upstream: Any,
+        folder: Path,
+        *,
+        limits: Limits = QUICK,
+        periodic: bool = True,
+        api_key: str | None = None,
+        **settings: Any,
     ) -> None:
         self.upstream = upstream
         self.folder = folder
         self.address = self.admin_address = ("", 0)
         self.complaints: list[dict[str, Any]] = []
         self.patience = 6.0
-        self._limits, self._api_key, self._settings = limits, api_key, settings
+        self._limits, self._periodic, self._api_key, self._settings = limits, periodic, api_key, settings
         self._is_started = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -84,7 +91,8 @@ class Front:
     async def _open(self) -> Any:
         upstreams = (UpstreamSettings(self.upstream.url, vm_id=7, models=("otter",), api_key=self._api_key),)
         places = {"listen": ("127.0.0.1", 0), "admin_listen": ("127.0.0.1", 0), "log_dir": self.folder}
-        proxy = Proxy(Settings(upstreams, **(places | self._settings)), limits=self._limits)
+        settings = Settings(upstreams, **(places | self._settings))
+        self.proxy = proxy = Proxy(settings, limits=self._limits, periodic=self._periodic)
         await proxy.start()
         self.address, self.admin_address = proxy.address, proxy.admin_address
         try:

@@ -56,6 +56,7 @@ class Recorder:
         self.own: list[Seen] = []
         self.strays: list[bytes] = []
         self.received = 0
+        self.hangs_up_on_probes = False  # as a server that closes a kept connection just then
         self.script: Script = self.say_ok
         self.url = ""
         self._tasks: set[asyncio.Task] = set()
@@ -124,6 +125,9 @@ class Recorder:
             del buffer[: len(seen.raw)]
             if seen.target in _OWN:
                 self.own.append(seen)
+                if self.hangs_up_on_probes and self.requests:
+                    self.hangs_up_on_probes = False
+                    raise ConnectionAbortedError
                 writer.write(render_answer(b"", "", "200 OK" if seen.method == "GET" else "404 Not Found"))
             else:
                 self.requests.append(seen)

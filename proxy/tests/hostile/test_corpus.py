@@ -159,6 +159,30 @@ def test_F031_continue_is_said_before_a_body_is_sent(front, corpus, make_wire) -
     assert [one.body for one in front.upstream.since(mark)] == [corpus.BODY]
 
 
+@pytest.mark.parametrize("line", ["POST /v1/completions HTTP/1.0", "POST /v1/completions HTTP/1.1"])
+def test_F031_nothing_behind_the_last_request_of_a_connection_is_served(front, corpus, make_wire, line) -> None:
+    mark = front.upstream.mark()
+    fields = f"Connection: close\r\nContent-Length: {len(corpus.BODY)}\r\n"
+    with make_wire(front.address) as wire:
+        wire.send(corpus.post(fields, corpus.BODY + corpus.SMUGGLED, line=line))
+        answers = wire.read_all()
+    assert [one.status for one in answers] == [200]
+    assert wire.ending in ("closed", "reset")
+    assert [one.body for one in front.upstream.since(mark)] == [corpus.BODY]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/completions", "/nowhere"])
+def test_F031_an_answer_to_head_has_no_body_that_could_pass_for_the_next_answer(front, corpus, make_wire, path) -> None:
+    """RFC 9110, 9.3.2: an edge that shares connections between clients would hand it to somebody else."""
+    with make_wire(front.address) as wire:
+        wire.send(corpus.get(line=f"HEAD {path} HTTP/1.1".encode()))
+        head = wire.read_head()
+        wire.forget(len(head) + 4)
+        if b"connection: close" not in head.lower():
+            wire.send(corpus.get())
+            assert wire.read_head().startswith(b"HTTP/1.1 200 ")
+
+
 def test_F031_requests_in_one_packet_are_answered_in_order_whatever_the_upstream_takes(
     front, corpus, make_wire
 ) -> None:

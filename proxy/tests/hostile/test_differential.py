@@ -8,7 +8,7 @@ import re
 
 import httptools
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from spotinference_proxy.errors import ProtocolError
 from spotinference_proxy.http1 import ChunkedDecoder, parse_request_head
@@ -36,12 +36,17 @@ BODIES = [
 ]
 
 
+SEAMS = re.compile(rb"(?=[ :;,\r\n/?])|(?<=[ :;,\r\n/?])")  # where a parser decides
+EXAMPLES = settings(max_examples=max(400, settings.default.max_examples))
+
+
 @st.composite
 def broken(draw, originals: list[bytes]) -> bytes:
-    """Return one of `originals` with up to three edits."""
+    """Return one of `originals` with up to three edits, most of them where something begins or ends."""
     raw = draw(st.sampled_from(originals))
-    for _ in range(draw(st.integers(0, 3))):
-        at = draw(st.integers(0, len(raw)))
+    for _ in range(draw(st.sampled_from([1, 1, 2, 3, 0]))):
+        seams = [found.start() for found in SEAMS.finditer(raw)] or [0]
+        at = draw(st.sampled_from(seams) | st.integers(0, len(raw)))
         to = min(len(raw), at + draw(st.sampled_from([0, 0, 1, 2, 5])))
         raw = raw[:at] + draw(st.sampled_from(PARTS) | st.binary(max_size=2)) + raw[to:]
     return raw
@@ -90,10 +95,10 @@ def whole(raw: bytes) -> bytes:
     return raw.rstrip(b"\r\n") + b"\r\n\r\n"
 
 
-@given(broken(HEADS).map(whole))
-def test_F031_a_head_that_is_accepted_means_the_same_to_another_parser(head: bytes) -> None:
+def compare(parse, head: bytes) -> None:
+    """Check that what `parse` accepts, llhttp accepts too and reads the same way."""
     try:
-        ours = parse_request_head(head)
+        ours = parse(head)
     except ProtocolError:
         return
     if ours.method not in METHODS:
@@ -108,6 +113,34 @@ def test_F031_a_head_that_is_accepted_means_the_same_to_another_parser(head: byt
     assert theirs.is_over != has_body or "upgrade" in ours.fields, "one of the two waits for a body"
 
 
+@EXAMPLES
+@given(broken(HEADS).map(whole))
+def test_F031_a_head_that_is_accepted_means_the_same_to_another_parser(head: bytes) -> None:
+    compare(parse_request_head, head)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "repaired"),
+    [
+        (rb"[ \t]+:", b":"),
+        (rb"(?<!\r)\n", b"\r\n"),
+        (rb"\r\n[ \t]+", b" "),
+        (rb"[\0\x0b\x0c\x7f]", b""),
+        (rb" +", b" "),
+    ],
+    ids=["space_before_colon", "bare_lf", "folded", "controls", "two_spaces"],
+)
+def test_F031_control_a_parser_that_repairs_is_found_out(pattern: bytes, repaired: bytes) -> None:
+    @settings(max_examples=5000, database=None, phases=[Phase.generate], report_multiple_bugs=False)
+    @given(broken(HEADS).map(whole))
+    def differ(head: bytes) -> None:
+        compare(lambda raw: parse_request_head(re.sub(pattern, repaired, raw)), head)
+
+    with pytest.raises(AssertionError):
+        differ()
+
+
+@EXAMPLES
 @given(broken(HEADS).map(whole))
 def test_F031_what_is_accepted_can_be_written_on_as_it_is(head: bytes) -> None:
     """No value may begin a line, end a head or be seen as two."""
@@ -139,6 +172,7 @@ def decode(parts: list[bytes]) -> tuple[bytes, bytes, bool] | None:
     return content, rest, decoder.is_done
 
 
+@EXAMPLES
 @given(broken(BODIES))
 def test_F031_chunks_that_are_accepted_mean_the_same_to_another_parser(raw: bytes) -> None:
     ours = decode([raw])
@@ -155,6 +189,7 @@ def test_F031_chunks_that_are_accepted_mean_the_same_to_another_parser(raw: byte
         )
 
 
+@EXAMPLES
 @given(broken(BODIES), st.lists(st.integers(1, 9), min_size=1, max_size=40))
 def test_F031_chunks_mean_the_same_however_they_are_cut(raw: bytes, sizes: list[int]) -> None:
     parts, at, i = [], 0, 0

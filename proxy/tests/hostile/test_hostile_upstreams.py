@@ -132,7 +132,8 @@ BEHIND = {
 
 @pytest.fixture(scope="module")
 def front(open_front):
-    return open_front()
+    """Nothing periodic: a probe that met what these upstreams do would make them count as not ready, rightly."""
+    return open_front(periodic=False)
 
 
 @pytest.fixture
@@ -236,6 +237,20 @@ def test_F033_what_comes_behind_an_answer_is_no_answer_to_the_next(
 def await_quiet(front, seconds: float) -> None:
     """Let the upstream's bytes arrive."""
     front.call(asyncio.sleep(2 * seconds + 0.01))
+
+
+def test_F033_a_probe_that_meets_a_connection_just_closed_takes_no_upstream_down(open_front, corpus, make_wire) -> None:
+    """Servers close kept connections when they like (RFC 9112, 9.5); a probe says whether they take new ones."""
+    front = open_front(periodic=False)
+    for _ in range(2):
+        with make_wire(front.address) as wire:
+            wire.send(corpus.get())
+            assert wire.read().status == 200
+        front.upstream.hangs_up_on_probes = True
+        front.call(front.proxy.probe())
+    with make_wire(front.address) as wire:
+        wire.send(corpus.get())
+        assert wire.read().status == 200
 
 
 def test_F033_a_compressed_answer_nobody_asked_for_is_not_passed_as_if_it_were_plain(ask) -> None:

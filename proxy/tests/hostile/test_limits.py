@@ -122,6 +122,17 @@ def test_F028_a_chunk_line_without_end_is_cut_off(front, corpus, make_wire, star
     assert front.upstream.since(mark) == []
 
 
+def test_F028_who_hoards_unfinished_bodies_shuts_out_nobody(open_front, make_limits, corpus, make_wire) -> None:
+    """All bodies together are bounded; who fills that bound and never ends is not served in others' place."""
+    front = open_front(limits=make_limits(buffered_bytes=MIB))
+    with make_wire(front.address) as hoarder:
+        hoarder.send(corpus.post(f"Content-Length: {CAP}\r\n", b"x" * (MIB - 10)))
+        time.sleep(0.1)
+        with make_wire(front.address) as wire:
+            wire.send(corpus.plain())
+            assert wire.read().status == 200
+
+
 COMPRESSED = {
     "gzip": gzip.compress(sized(4096)),
     "x-gzip": gzip.compress(sized(4096)),

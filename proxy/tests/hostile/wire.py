@@ -121,6 +121,10 @@ class Wire:
         """Count in what the caller read from the socket himself."""
         self._buffer += data
 
+    def forget(self, count: int) -> None:
+        """Leave out what the caller has read with `read_head`."""
+        self._buffer = self._buffer[count:]
+
     def read(self) -> Answer | None:
         """Return the next answer, or None when none came before the end or in time."""
         deadline = time.monotonic() + self._patience
