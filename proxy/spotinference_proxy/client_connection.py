@@ -44,7 +44,7 @@ class Limits:
     body_bytes_per_second: float = 4096.0
     write_seconds: float = 28.0  # that a client may take nothing of its answer
     body_bytes: int = 8 * MIB
-    buffered_bytes: int = 256 * MIB  # of bodies in all connections
+    buffered_bytes: int = 48 * MIB  # of bodies that are not whole yet, in all connections
     connections: int = 8192
 
 
@@ -66,6 +66,7 @@ class Service(Protocol):
     def refuse(self, connection: "ClientConnection", head: RequestHead) -> Answer | None: ...
     def serve(self, connection: "ClientConnection", head: RequestHead, body: bytes) -> None: ...
     def broke_off(self, connection: "ClientConnection", head: RequestHead | None, status: int) -> None: ...
+    def make_room(self) -> None: ...
 
 
 class ClientConnection(asyncio.Protocol):
@@ -74,11 +75,12 @@ class ClientConnection(asyncio.Protocol):
     peer = ""
     key_id: str | None = None
     exchange: Exchange | None = None
+    is_paused = False  # the client does not take what was sent
+    body_bytes = 0  # held of a body that is not whole yet
     _transport: asyncio.Transport
     _buffer = b""
     _head: RequestHead | None = None
     _decoder: ChunkedDecoder | None = None
-    _body_bytes = 0
     _deadline = math.inf
     _write_deadline = math.inf
     _is_answering = False
@@ -132,12 +134,14 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Stop reading vLLM while the client does not take its answer."""
+        self.is_paused = True
         self._write_deadline = self._now() + self._service.limits.write_seconds
         if self.exchange is not None:
             self.exchange.client_paused(is_paused=True)
 
     def resume_writing(self) -> None:
         """Go on."""
+        self.is_paused = False
         self._write_deadline = math.inf
         if self.exchange is not None:
             self.exchange.client_paused(is_paused=False)
@@ -212,37 +216,42 @@ class ClientConnection(asyncio.Protocol):
         if self._decoder is not None:
             self._keep_part(self._decoder.feed(self._buffer))
             self._buffer = self._decoder.rest
-            if not self._decoder.is_done:
+            if self._is_ending or not self._decoder.is_done:
                 return
         elif head.content_length:
-            missing = head.content_length - self._body_bytes
+            missing = head.content_length - self.body_bytes
             self._keep_part(self._buffer[:missing])
             self._buffer = self._buffer[missing:]
-            if self._body_bytes < head.content_length:
+            if self._is_ending or self.body_bytes < head.content_length:
                 return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = []
+        self._forget_body()
         self._decoder = None
         self._deadline = math.inf
         self._is_answering = True
         self._service.serve(self, head, body)
+
+    def make_room(self) -> None:
+        """Give up a body that is not whole yet: too many are on their way at once."""
+        self._refuse(error_answer(503, "too many bodies at once; try again", 1))
 
     def _keep_part(self, part: bytes) -> None:
         if not part:
             return
         service, limits = self._service, self._service.limits
         self._body.append(part)
-        self._body_bytes += len(part)
+        self.body_bytes += len(part)
         service.buffered_bytes += len(part)
-        self._deadline += len(part) / limits.body_bytes_per_second
-        if self._body_bytes > limits.body_bytes:
+        gained = self._deadline + len(part) / limits.body_bytes_per_second
+        self._deadline = min(gained, self._now() + limits.body_seconds)
+        if self.body_bytes > limits.body_bytes:
             raise ProtocolError(f"body larger than {limits.body_bytes} bytes", 413)
         if service.buffered_bytes > limits.buffered_bytes:
-            raise ProtocolError("too many bodies at once; try again", 503)
+            service.make_room()
 
     def _forget_body(self) -> None:
-        self._service.buffered_bytes -= self._body_bytes
-        self._body_bytes = 0
+        self._service.buffered_bytes -= self.body_bytes
+        self.body_bytes = 0
         self._body = []
 
     def _refuse(self, answer: Answer) -> None:
@@ -288,7 +297,6 @@ class ClientConnection(asyncio.Protocol):
         if self._is_chunked:
             content = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content) if content else b"0\r\n\r\n"
         self._write(content)
-        self._forget_body()
         self.exchange = None
         self._is_answering = False
         self._head = None
@@ -305,7 +313,8 @@ class ClientConnection(asyncio.Protocol):
         """Give a whole answer of the proxy's own."""
         reason = HTTPStatus(answer.status).phrase
         self.begin(answer.status, reason, answer.headers, len(answer.content), at_once=False)
-        self.finish(answer.content)
+        is_asked = self._head is None or self._head.method != "HEAD"
+        self.finish(answer.content if is_asked else b"")
 
     def break_off(self) -> None:
         """End a begun answer so that its client cannot take it for whole. What was sent still arrives."""

@@ -7,6 +7,7 @@ own what goes over a connection for a client (relay.py) nor which vLLM is asked 
 import asyncio
 import ssl
 import time
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from spotinference_proxy.headers import request_fields
@@ -20,13 +21,13 @@ _MAX_FETCHED_BYTES = 8 * 1024 * 1024
 
 
 class Connections:
-    """Everything about a URL that is not about what is asked of it; `credentials` is an Authorization field."""
+    """Everything about a URL that is not about what is asked of it; `credentials` is a whole Authorization field."""
 
-    def __init__(self, url: str, credentials: str | None) -> None:
+    def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self.prefix = parts.path
         self.authority = parts.netloc
-        self.credentials = credentials
+        self.credentials: str | None = None
         self._host = parts.hostname or ""
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._ssl else 80)
@@ -53,6 +54,7 @@ class Connections:
     def keep(self, connection: UpstreamConnection) -> None:
         """Keep a connection for the next request, if it can be used again."""
         if connection.is_reusable and not connection.is_closed:
+            connection.pause(is_paused=False)  # its last client may have left with unread bytes
             connection.idle_since = time.monotonic()
             self._idle.append(connection)
 
@@ -71,15 +73,22 @@ class Connections:
         if body is not None:
             headers.append(("content-type", "application/json"))
         fields = request_fields(headers, "proxy", None if body is None else len(body), self.credentials)
+        request = render_request_head(method, self.prefix + path, fields) + (body or b"")
         async with asyncio.timeout(FETCH_SECONDS):
-            connection = self.take() or await self.connect()
-            taker = _Fetched(asyncio.get_running_loop().create_future())
-            try:
-                connection.ask(render_request_head(method, self.prefix + path, fields) + (body or b""), taker)
-                await taker.is_done
-            except BaseException:
-                connection.let_go()
-                raise
+            kept = self.take()
+            if kept is not None:
+                with suppress(OSError):  # it may have been closed just now: that says nothing about vLLM
+                    return await self._fetch(kept, request)
+            return await self._fetch(await self.connect(), request)
+
+    async def _fetch(self, connection: UpstreamConnection, request: bytes) -> tuple[int, bytes]:
+        taker = _Fetched(asyncio.get_running_loop().create_future())
+        try:
+            connection.ask(request, taker)
+            await taker.is_done
+        except BaseException:
+            connection.let_go()
+            raise
         self.keep(connection)
         return taker.status, bytes(taker.content)
 

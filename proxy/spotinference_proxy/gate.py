@@ -73,6 +73,8 @@ class Gate:
             return error_answer(404, "not found: the proxy passes vLLM's /v1 API only")
         if head.method != method:
             return json_answer(405, {"detail": "Method Not Allowed"}, [("allow", method)])
+        if method == "GET" and (head.content_length or head.is_chunked):
+            return error_answer(400, "GET: expected no body")
         answer = self._check_key(self._keys, connection, head) if self._keys is not None else None
         return answer or self._check_state(head, path)
 

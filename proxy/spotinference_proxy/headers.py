@@ -32,6 +32,11 @@ _PASSED_BACK = frozenset(
 def request_fields(headers: Fields, request_id: str, length: int | None, credentials: str | None) -> Fields:
     """Return what vLLM gets; `credentials` is its whole Authorization field, `length` that of the body sent."""
     fields = [field for field in headers if field[0] in _PASSED_ON]
+    hop_by_hop = {
+        token.strip().lower() for name, value in headers if name == "connection" for token in value.split(",")
+    }
+    if hop_by_hop:  # RFC 9110, 7.6.1: what the client names there is meant for us alone
+        fields = [field for field in fields if field[0] not in hop_by_hop or field[0] == "host"]
     fields.append((REQUEST_ID, request_id))
     if credentials is not None:
         fields.append(("authorization", credentials))

@@ -44,6 +44,10 @@ class Listener:
         host, port = self._server.sockets[0].getsockname()[:2]
         return str(host), int(port)
 
+    def make_room(self) -> None:
+        """Give up the largest of the bodies on their way, rather than whoever came last."""
+        max(self.connections, key=lambda connection: connection.body_bytes).make_room()
+
     def check(self) -> None:
         """Close connections that take too long."""
         now = asyncio.get_running_loop().time()

@@ -70,6 +70,7 @@ class Relay:
     _is_begun = False
     _is_retried = False
     _is_answer_begun = False
+    _is_framed = True
     _is_answer_whole = False
     _is_gone = False
     _is_passing = False
@@ -152,13 +153,21 @@ class Relay:
         credentials = upstream.connections.credentials
         if credentials is None and self._passes_credentials:
             credentials = head.fields.get("authorization")
-        length = len(asked.body) if head.method == "POST" else None
+        length = len(asked.body) if asked.body or head.method == "POST" else None
         headers = head.headers if "host" in head.fields else [*head.headers, ("host", upstream.connections.authority)]
         fields = request_fields(headers, record.request_id, length, credentials)
         self._asked_at = time.monotonic()
         connection.ask(
             render_request_head(head.method, upstream.connections.prefix + head.target, fields) + asked.body, self
         )
+        if self._client.is_paused:  # it has not taken an earlier answer yet
+            connection.pause(is_paused=True)
+        if len(asked.body) > _LARGE_BYTES:
+            asyncio.get_running_loop().call_later(STALE_SECONDS, self._let_go_of_body)
+
+    def _let_go_of_body(self) -> None:
+        """Forget a large body that will not be sent again."""
+        self._asked = replace(self._asked, body=b"")
 
     def _release(self) -> None:
         self._connection = None
@@ -173,6 +182,7 @@ class Relay:
         """Pass the head on; a stream's at once."""
         record, asked = self.record, self._asked
         record.upstream_status = head.status
+        self._is_framed = head.is_chunked or head.content_length is not None
         content_type = head.fields.get("content-type", "")
         self._reader = reader = AnswerReader(
             record.endpoint,
@@ -189,8 +199,6 @@ class Relay:
             return
         record.status = head.status
         self._is_answer_begun = True
-        if len(asked.body) > _LARGE_BYTES:
-            self._asked = asked = replace(asked, body=b"")
         is_edited = reader.is_stream and (asked.hides_final_usage or asked.hides_running_usage)
         length = None if is_edited else head.content_length
         self._client.begin(head.status, head.reason, answer_fields(head.headers), length, at_once=reader.is_stream)
@@ -224,7 +232,9 @@ class Relay:
         connection, reader = self._connection, self._reader
         assert reader is not None
         self._held.append(reader.finish())
-        self._is_answer_whole = True
+        self._is_answer_whole = self._is_framed or reader.outcome != "open"
+        if not self._is_answer_whole:  # ended with its connection, and nothing says that this was the end
+            self._failure = _ERRORS["upstream_gone"]
         self.upstream.fingerprint = reader.system_fingerprint
         if connection is not None:
             self.upstream.connections.keep(connection)

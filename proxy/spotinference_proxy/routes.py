@@ -18,7 +18,9 @@ _TOKEN_FREE = frozenset(
     | {"/v1/chat/completions/render", "/v1/completions/render"}
 )
 _READ = frozenset({"/v1/models"})
-_READ_PATTERN = re.compile(r"/v1/(?:responses/[A-Za-z0-9_\-]{1,128}|models/[A-Za-z0-9_.:@\-]+(?:/[A-Za-z0-9_.:@\-]+)*)")
+_READ_PATTERN = re.compile(
+    r"/v1/(?:responses/[A-Za-z0-9_\-]{1,128}|models(?:/[A-Za-z0-9][A-Za-z0-9_.:@\-]{0,127}){1,4})"
+)
 _CANCEL_PATTERN = re.compile(r"/v1/responses/[A-Za-z0-9_\-]{1,128}/cancel")
 
 
@@ -26,7 +28,7 @@ def method_of(path: str) -> str | None:
     """Return the method a path is used by, or None for a path clients may not use."""
     if path in _MAKES_TOKENS or path in _TOKEN_FREE or _CANCEL_PATTERN.fullmatch(path):
         return "POST"
-    if path in _READ or (_READ_PATTERN.fullmatch(path) and ".." not in path):
+    if path in _READ or _READ_PATTERN.fullmatch(path):
         return "GET"
     return None
 

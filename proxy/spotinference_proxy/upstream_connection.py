@@ -11,6 +11,8 @@ from typing import Protocol
 from spotinference_proxy.errors import ProtocolError
 from spotinference_proxy.http1 import MAX_HEAD_BYTES, ChunkedDecoder, ResponseHead, parse_response_head
 
+_MAX_INTERIM = 16  # 1xx answers in one read
+
 
 class AnswerTaker(Protocol):
     """Whoever asked, and is told what comes back: a head, parts, then the end; or that it is lost."""
@@ -34,6 +36,7 @@ class UpstreamConnection(asyncio.Protocol):
     _head: ResponseHead | None = None
     _decoder: ChunkedDecoder | None = None
     _left = 0
+    _is_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -59,7 +62,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause(self, *, is_paused: bool) -> None:
         """Stop reading, so that vLLM's side fills up instead of ours; or go on."""
-        if not self._transport.is_closing():
+        if is_paused != self._is_paused and not self._transport.is_closing():
+            self._is_paused = is_paused
             self._transport.pause_reading() if is_paused else self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
@@ -93,20 +97,23 @@ class UpstreamConnection(asyncio.Protocol):
             self._lose()
 
     def _read_head(self, data: bytes) -> None:
-        end = data.find(b"\r\n\r\n") + 4
-        if end < 4:
-            if len(data) > MAX_HEAD_BYTES:
-                raise ProtocolError("answer: head too long")
-            self._buffer = data
-            return
-        head = parse_response_head(data[:end])
-        rest, self._buffer = data[end:], b""
-        if head.status < 200:
+        for _ in range(_MAX_INTERIM):
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4:
+                if len(data) > MAX_HEAD_BYTES:
+                    raise ProtocolError("answer: head too long")
+                self._buffer = data
+                return
+            head = parse_response_head(data[:end])
+            data, self._buffer = data[end:], b""
+            if head.status >= 200:
+                self._begin(head, data)
+                return
             if head.status == 101:
                 raise ProtocolError("answer: nobody asked for another protocol")
-            if rest:
-                self._read_head(rest)
-            return
+        raise ProtocolError("answer: interim answers without end")
+
+    def _begin(self, head: ResponseHead, rest: bytes) -> None:
         self._head = head
         self._decoder = ChunkedDecoder() if head.is_chunked else None
         self._left = -1 if head.content_length is None else head.content_length

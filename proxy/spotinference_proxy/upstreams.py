@@ -34,14 +34,15 @@ class Upstream:
         self.in_flight = 0
         self.turn = 0
         self.fingerprint: str | None = None  # vLLM's system_fingerprint, constant for a process
+        self.url = settings.url
+        self.connections = Connections(settings.url)
         self._misses = 0
         self.configure(settings)
 
     def configure(self, settings: UpstreamSettings) -> None:
         """Take new settings for the same URL."""
         self.settings = settings
-        self.url = settings.url
-        self.connections = Connections(settings.url, f"Bearer {settings.api_key}" if settings.api_key else None)
+        self.connections.credentials = f"Bearer {settings.api_key}" if settings.api_key else None
 
     def health_row(self, at: datetime) -> Row:
         """Return the `health` row of now."""
