@@ -229,7 +229,8 @@ class Relay:
 
     def answer_ended(self) -> None:
         """End the record, then the answer."""
-        connection, reader = self._connection, self._reader
+        connection, self._connection = self._connection, None
+        reader = self._reader
         assert reader is not None
         self._held.append(reader.finish())
         self._is_answer_whole = self._is_framed or reader.outcome != "open"

@@ -37,7 +37,7 @@ BODIES = [
 
 
 SEAMS = re.compile(rb"(?=[ :;,\r\n/?])|(?<=[ :;,\r\n/?])")  # where a parser decides
-EXAMPLES = settings(max_examples=max(400, settings.default.max_examples))
+EXAMPLES = settings(max_examples=max(300, settings.default.max_examples))
 
 
 @st.composite

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,37 @@ def upstream_url(open_front):
     return open_front(is_naive=True).upstream.url
 
 
+def watch_half_heads(child: Child, corpus, make_wire) -> list[float]:
+    """Return after how many seconds each of 400 stalled connections was closed, some of them to the operator's address."""
+    closed_after = []
+    with selectors.DefaultSelector() as selector, make_wire(child.address) as wire:
+        for i in range(SLOW_SOCKETS):
+            connection = socket.create_connection(child.address if i % 20 else child.admin_address, 5)
+            connection.send(HALF_HEAD if i % 2 else b"")
+            selector.register(connection, selectors.EVENT_READ, time.monotonic())
+        until = time.monotonic() + HEADER_SECONDS + 3
+        while selector.get_map() and time.monotonic() < until:
+            for key, _ in selector.select(0.25):
+                if not key.fileobj.recv(65536):
+                    closed_after.append(time.monotonic() - key.data)
+                    selector.unregister(key.fileobj)
+                    key.fileobj.close()
+            wire.send(corpus.get())
+            assert wire.read().status == 200
+        for key in list(selector.get_map().values()):
+            key.fileobj.close()
+    return closed_after
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_after(upstream_url, tmp_path_factory, corpus, make_wire):
+    """Watch half heads at a process of their own while the other tests run."""
+    child = Child(upstream_url, tmp_path_factory.mktemp("log"))
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(watch_half_heads, child, corpus, make_wire)
+    child.stop()
+
+
 @pytest.fixture
 def child(upstream_url, tmp_path):
     child = Child(upstream_url, tmp_path / "log")
@@ -192,25 +224,9 @@ def test_F028_slow_and_oversize_clients_cost_little_memory_and_others_are_served
     assert peak - calm_bytes <= GROWTH_BYTES
 
 
-def test_F029_half_heads_are_closed_within_ten_seconds_by_default(child, corpus, make_wire) -> None:
-    """With the limits nobody injected; good traffic goes on meanwhile."""
-    closed_after = []
-    with selectors.DefaultSelector() as selector:
-        for i in range(SLOW_SOCKETS):
-            connection = socket.create_connection(child.address if i % 20 else child.admin_address, 5)
-            connection.send(HALF_HEAD if i % 2 else b"")
-            selector.register(connection, selectors.EVENT_READ, time.monotonic())
-        with make_wire(child.address) as wire:
-            while selector.get_map() and len(closed_after) + len(selector.get_map()) == SLOW_SOCKETS:
-                for key, _ in selector.select(0.25):
-                    if not key.fileobj.recv(65536):
-                        closed_after.append(time.monotonic() - key.data)
-                        selector.unregister(key.fileobj)
-                        key.fileobj.close()
-                oldest = min((key.data for key in selector.get_map().values()), default=time.monotonic())
-                assert time.monotonic() - oldest < HEADER_SECONDS + 2, f"{len(selector.get_map())} still open"
-                wire.send(corpus.get())
-                assert wire.read().status == 200
-    print(f"closed after {min(closed_after):.1f} to {max(closed_after):.1f} s")
-    assert len(closed_after) == SLOW_SOCKETS
-    assert max(closed_after) <= HEADER_SECONDS + 1  # a second of noise
+def test_F029_half_heads_are_closed_within_ten_seconds_by_default(closed_after) -> None:
+    """With the limits nobody injected; good traffic goes on meanwhile. Runs last, because it takes that long."""
+    seconds = closed_after.result()
+    print(f"closed after {min(seconds):.1f} to {max(seconds):.1f} s")
+    assert len(seconds) == SLOW_SOCKETS
+    assert max(seconds) <= HEADER_SECONDS + 1  # a second of noise
