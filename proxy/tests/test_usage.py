@@ -58,6 +58,39 @@ def test_F022_any_cut_of_any_stream_gives_the_same(found, line_end, cuts, has_en
     assert read(body, cuts)[-1] == body
 
 
+vllm_events = st.lists(
+    st.builds(
+        lambda text, tokens, reason, extra, indexes: {
+            "id": "chatcmpl-1",
+            "model": "otter",
+            "choices": [
+                {"index": i, "delta": {"content": text, **extra}, "logprobs": None, "finish_reason": reason}
+                for i in indexes
+            ],
+            "usage": {"prompt_tokens": 7, "total_tokens": 7 + tokens, "completion_tokens": tokens},
+        },
+        st.one_of(st.text(max_size=12), st.sampled_from([',"usage":{}', '"choices":[{"index":0,', "}}\n\n", "\r"])),
+        st.integers(0, 50),
+        st.sampled_from([None, None, None, "stop"]),
+        st.sampled_from([{}, {}, {"tool_calls": [{"index": 0, "finish_reason": None}]}, {"usage": {"a": 1}}]),
+        st.sampled_from([[0], [0], [1], [0, 1], []]),
+    ),
+    max_size=8,
+)
+
+
+@given(vllm_events, st.booleans())
+def test_an_event_that_comes_whole_is_read_as_one_that_comes_in_parts(found: list[dict], has_end: bool) -> None:
+    texts = [f"data: {json.dumps(e, ensure_ascii=False, separators=(',', ':'))}\n\n".encode() for e in found]
+    texts += [b"data: [DONE]\n\n"] * has_end
+    edges = [sum(map(len, texts[:i])) for i in range(1, len(texts) + 1)]
+    whole = read(b"".join(texts), edges[:-1], hides=True)
+    assert whole == read(b"".join(texts), sorted(edges[:-1] + [edge - 2 for edge in edges]), hides=True)
+    hidden = [e for e in found if e["choices"]]
+    shown = [json.loads(line[6:]) for line in whole[-1].split(b"\n\n") if line.startswith(b"data: {")]
+    assert shown == [{key: value for key, value in e.items() if key != "usage"} for e in hidden]
+
+
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=6), st.sampled_from(["", "messages", "x"]))
 def test_garbage_is_no_usage_and_no_error(body: bytes, cuts: list[int], endpoint: str) -> None:
     usage, is_final, *_, shown = read(body, cuts, endpoint=f"/v1/{endpoint}", hides=True)
