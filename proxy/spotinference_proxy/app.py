@@ -22,6 +22,7 @@ from spotinference_proxy.listener import Listener
 from spotinference_proxy.log import RequestLog
 from spotinference_proxy.logs import Logs
 from spotinference_proxy.metrics import Metrics
+from spotinference_proxy.pacing import Pacer
 from spotinference_proxy.record import Row
 from spotinference_proxy.relay import Relay, Surroundings
 from spotinference_proxy.settings import Settings, check_exposure
@@ -64,7 +65,7 @@ class Proxy:
         )
         self.metrics.know_models(settings.upstreams)
         stopwatch = time.monotonic if clock is utc_now else lambda: None
-        around = Surroundings(self.pool, self.log, clock, stopwatch)
+        around = Surroundings(self.pool, self.log, clock, Pacer(), stopwatch)
         self._gate = gate = Gate(settings, around, self.metrics, self._logs)
         limits = dataclasses.replace(limits or Limits(), body_bytes=settings.max_body_bytes)
         self._listener = Listener(gate.refuse, gate.serve, gate.broke_off, limits)

@@ -22,6 +22,7 @@ from spotinference_proxy.headers import answer_fields, request_fields
 from spotinference_proxy.http1 import RequestHead, ResponseHead, render_request_head
 from spotinference_proxy.inject import ClientRequest
 from spotinference_proxy.log import RequestLog
+from spotinference_proxy.pacing import Pacer
 from spotinference_proxy.record import RequestRecord, Row
 from spotinference_proxy.upstream_connection import UpstreamConnection
 from spotinference_proxy.upstreams import Upstream, UpstreamPool
@@ -45,6 +46,7 @@ class Surroundings:
     pool: UpstreamPool
     log: RequestLog
     clock: Callable[[], datetime]
+    pacer: Pacer
     stopwatch: Callable[[], float | None]  # monotonic seconds, or None where `clock` is not the machine's
 
 
@@ -75,6 +77,7 @@ class Relay:
     _is_gone = False
     _is_passing = False
     _is_released = False
+    _is_paced = False
 
     def __init__(
         self,
@@ -195,6 +198,9 @@ class Relay:
             fingerprint=self.upstream.fingerprint,
             max_completion_tokens=asked.max_completion_tokens,
         )
+        if reader.is_stream:
+            self._is_paced = True
+            self._around.pacer.begin()
         if self._is_gone:
             return
         record.status = head.status
@@ -403,4 +409,6 @@ class Relay:
                 self._abort.cancel()
             reason, self._reason = self._reason, ""
             if reason:
+                if self._is_paced:
+                    self._around.pacer.end()
                 self._over(self, reason)

@@ -1,9 +1,12 @@
 """Rows 28, 34 and 35: bodies and heads that are too large, too deep, compressed, or not as long as they say."""
 
+import contextlib
 import gzip
 import json
+import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -131,6 +134,42 @@ def test_F028_who_hoards_unfinished_bodies_shuts_out_nobody(open_front, make_lim
         with make_wire(front.address) as wire:
             wire.send(corpus.plain())
             assert wire.read().status == 200
+
+
+@pytest.mark.parametrize("is_reading", [False, True], ids=["unread", "read"])
+@pytest.mark.parametrize("line", [b"GET /nowhere HTTP/1.1", b"GET /v1/models HTTP/1.1"], ids=["refused", "passed"])
+def test_F028_a_flood_of_pipelined_requests_holds_up_nobody(open_front, corpus, make_wire, line, is_reading) -> None:
+    """Thousands of small requests in one packet cost neither memory nor others' time."""
+    front, flood = open_front(), corpus.get(line=line) * 2000
+    is_over = threading.Event()
+
+    def pour_on(wire) -> int:
+        sent = 0
+        while not is_over.is_set() and wire.send(flood) == len(flood):
+            sent += len(flood)
+        return sent
+
+    def read_on(wire) -> None:
+        with contextlib.suppress(OSError):
+            while is_reading and not is_over.is_set():
+                wire.socket.recv(MIB)
+
+    with make_wire(front.address) as flooding, ThreadPoolExecutor(2) as pool:
+        flooding.socket.settimeout(1)
+        sending, _ = pool.submit(pour_on, flooding), pool.submit(read_on, flooding)
+        slowest = 0.0
+        for _ in range(8):
+            time.sleep(0.1)
+            started = time.monotonic()
+            with make_wire(front.address, patience=3.0) as wire:
+                wire.send(corpus.get(line=b"GET /elsewhere HTTP/1.1"))
+                answer = wire.read()
+            slowest = max(slowest, time.monotonic() - started)
+            if answer is None:
+                break
+        is_over.set()
+    assert slowest < 1.5, "others wait for the flood"
+    assert is_reading or sending.result() < KERNEL, "requests whose answers nobody reads are taken in without end"
 
 
 COMPRESSED = {

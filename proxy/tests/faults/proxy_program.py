@@ -1,0 +1,313 @@
+"""The whole proxy as a program to be killed; a fake vLLM and its clients live in a process beside it.
+
+`start(folder, kind)` forks both and returns the proxy's process id and where the ids of the requests come whose
+client saw the end of the answer, one a line; vLLM's answers name the id that the proxy gave. `kind` is `durable`, or
+a control that must fail the same check: `eager` ends answers before their records are written, `unsynced` never syncs.
+Run as a script, PROGRAM FOLDER UPSTREAM KIND, the proxy stays in the foreground and says its address. Then `kind` may
+also be `stops-before-end` or `stops-after-end`: its log says `stopped` and hangs around the write of an end row.
+"""
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import os
+import random
+import re
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import uvloop
+from spotinference_proxy import app, tasks
+from spotinference_proxy.app import Proxy, utc_now
+from spotinference_proxy.log import Done, RequestLog
+from spotinference_proxy.record import Row
+from spotinference_proxy.segments import Calls
+from spotinference_proxy.settings import Settings, UpstreamSettings
+from spotinference_proxy.writer import SegmentWriter
+
+CLIENTS = 16
+MAX_BYTES = 30_000  # a segment of some 40 requests, so that many are sealed
+KILLED_EARLY = 4  # every fourth life may be killed while it starts; the others have begun to listen
+START_SECONDS = 10.0
+ORPHAN_SECONDS = 60  # no load outlives its harness for longer
+PATH = "/v1/chat/completions"
+_ID = re.compile(rb'"id":"chatcmpl-([0-9a-f-]{36})"')
+_lives = itertools.count()
+_loads: list[int] = []
+
+
+def start(folder: Path, kind: str = "durable") -> tuple[int, int]:
+    """Fork a proxy and its load; return the proxy's process id and where the acknowledgements come."""
+    while _loads:
+        os.waitpid(_loads.pop(), 0)  # it ended with its proxy
+    receiver, sender = os.pipe()
+    told, telling = os.pipe()
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as engine:
+        url = f"http://127.0.0.1:{engine.getsockname()[1]}"
+        proxy = _fork(lambda: live(folder, kind, url, telling), (receiver, sender, told, engine.fileno()))
+        _loads.append(_fork(lambda: load(engine, told, sender), (receiver, telling)))
+    if next(_lives) % KILLED_EARLY:
+        select.select([told], [], [], START_SECONDS)
+    for descriptor in (sender, told, telling):
+        os.close(descriptor)
+    return proxy, receiver
+
+
+def _fork(work: Callable[[], None], closed: Sequence[int]) -> int:
+    child = os.fork()
+    if child:
+        return child
+    try:
+        for descriptor in closed:
+            os.close(descriptor)
+        work()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(3)  # whatever happens, never back into the parent's code
+
+
+# ---------------------------------------------------------------------- the proxy
+
+
+def live(folder: Path, kind: str, upstream: str, teller: int) -> None:
+    """Run a proxy until it is killed; tell its address."""
+    if kind == "eager":
+        app.RequestLog = EagerLog
+    tasks.PROGRESS_EVERY_SECONDS = 0.05
+    uvloop.run(_live(folder, _calls(kind, teller), upstream, teller))
+
+
+async def _live(folder: Path, calls: Calls, upstream: str, teller: int) -> None:
+    anywhere = ("127.0.0.1", 0)
+    settings = Settings(
+        (UpstreamSettings(upstream, vm_id=1),),
+        listen=anywhere,
+        admin_listen=anywhere,
+        log_dir=folder,
+        stop_seconds=0.2,
+        min_free_bytes=0,
+    )
+    writer = SegmentWriter(
+        folder, "kill", utc_now, calls=calls, max_bytes=MAX_BYTES, reserve_bytes=0, min_free_bytes=0, min_free_ratio=0
+    )
+    proxy = Proxy(settings, writer=writer)
+    await proxy.start()
+    os.write(teller, "{} {}\n".format(*proxy.address).encode())
+    await asyncio.Event().wait()
+
+
+class EagerLog(RequestLog):
+    """Says that rows are safe before it has written them."""
+
+    def commit_then(self, rows: Sequence[Row], done: Done) -> None:
+        """Say so at once."""
+        super().commit_then(rows, lambda _: None)
+        asyncio.get_running_loop().call_soon(done, None)
+
+
+def _calls(kind: str, teller: int) -> Calls:
+    if kind == "unsynced":
+        return Calls(fdatasync=lambda fd: None, fsync=lambda fd: None)
+    if not kind.startswith("stops-"):
+        return Calls()
+
+    def write(fd: int, content: bytes) -> int:
+        written = 0 if kind == "stops-before-end" and b'"k":"end"' in content else os.write(fd, content)
+        if b'"k":"end"' in content:
+            os.write(teller, b"stopped\n")
+            time.sleep(ORPHAN_SECONDS)
+        return written
+
+    return Calls(write=write)
+
+
+# ---------------------------------------------------------------------- its load
+
+
+def load(engine: socket.socket, told: int, sender: int) -> None:
+    """Be the vLLM, and the clients of the proxy whose address is told, until that proxy is dead."""
+    signal.alarm(ORPHAN_SECONDS)
+    uvloop.run(_load(engine, told, sender))
+
+
+async def _load(engine: socket.socket, told: int, sender: int) -> None:
+    loop = asyncio.get_running_loop()
+    await loop.create_server(lambda: FakeEngine(Pace(), random.Random()), sock=engine)
+    address = await loop.run_in_executor(None, functools.partial(os.read, told, 100))
+    if address:  # else the proxy died before it listened
+        host, port = address.decode().split()
+        await asyncio.gather(*(_ask_on(host, int(port), random.Random(), sender) for _ in range(CLIENTS)))
+
+
+async def _ask_on(host: str, port: int, chance: random.Random, sender: int) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            async with Client(host, port) as client:
+                for _ in range(chance.randrange(1, 20)):
+                    kind = chance.choice(("plain", "plain", "stream", "stream", "leave"))
+                    found = await client.ask(b'{"stream":true}' if kind != "plain" else b"{}", leaves=kind == "leave")
+                    if found is None:
+                        break
+                    if found.status == 200:
+                        os.write(sender, found.request_id + b"\n")
+
+
+class Answer:
+    """An answer that came to its end."""
+
+    def __init__(self, head: bytes, body: bytes) -> None:
+        self.status = int(head[9:12])
+        self.head = head
+        self.body = body
+
+    @property
+    def request_id(self) -> bytes:
+        """The proxy's id of the request, as vLLM was told it."""
+        found = _ID.search(self.body)
+        assert found is not None, f"id: expected one, found {self.body[:200]!r}"
+        return found[1]
+
+
+class Client:
+    """One connection that is kept from request to request."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._address = host, port
+
+    async def __aenter__(self) -> "Client":
+        """Connect."""
+        self._reader, self._writer = await asyncio.open_connection(*self._address)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Hang up."""
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def ask(self, body: bytes, *, leaves: bool = False, path: str = PATH) -> Answer | None:
+        """Return an answer that came whole; None when it did not, or when told to leave in its middle."""
+        length = len(body)
+        self._writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode() + body)
+        try:
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            if leaves:
+                return None
+            found = re.search(rb"(?i)content-length: ([0-9]+)", head)
+            return Answer(head, await (self._reader.readexactly(int(found[1])) if found else self._read_chunks()))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    async def _read_chunks(self) -> bytes:
+        content = b""
+        while size := int(await self._reader.readuntil(b"\r\n"), 16):
+            content += (await self._reader.readexactly(size + 2))[:-2]
+        await self._reader.readexactly(2)
+        return content
+
+
+class Pace:
+    """How long a fake vLLM takes for each step of an answer."""
+
+    def __init__(self, least: float = 0.0, most: float = 0.004, steps: int = 3) -> None:
+        self.least, self.most, self.steps = least, most, steps
+
+
+class FakeEngine(asyncio.Protocol):
+    """One connection of a vLLM that knows /health, the abort call, and two kinds of answers."""
+
+    _running: "dict[bytes, FakeEngine]" = {}  # noqa: RUF012 - shared by all connections of a process
+    _transport: asyncio.Transport
+
+    def __init__(self, pace: Pace, chance: random.Random) -> None:
+        self._pace = pace
+        self._chance = chance
+        self._buffer = b""
+        self._step = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        """Answer a request that is whole."""
+        self._buffer += data
+        head, end, body = self._buffer.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: ([0-9]+)", head)
+        if not end or (length and len(body) < int(length[1])):
+            return
+        self._buffer = b""
+        if head.startswith(b"GET ") or b"abort_requests" in head:
+            for engine in [engine for request_id, engine in self._running.items() if request_id in body]:
+                engine.end_early()
+            self._write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            return
+        self._id = re.search(rb"(?i)x-request-id: ([^\r]+)", head)[1]
+        self._running[self._id] = self
+        self._step = 0
+        self._wait(self._stream if b'"stream":true' in body else self._answer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop working."""
+        self.end_early()
+
+    def end_early(self) -> None:
+        """Come to the end of a stream at the next step."""
+        self._step = max(self._step, self._pace.steps)
+
+    def _wait(self, call: Callable[[], None]) -> None:
+        seconds = self._chance.uniform(self._pace.least, self._pace.most)
+        asyncio.get_running_loop().call_later(seconds, call)
+
+    def _answer(self) -> None:
+        self._running.pop(self._id, None)
+        body = b'{"id":"chatcmpl-%b","model":"otter","usage":{"prompt_tokens":7,"completion_tokens":3}}' % self._id
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        self._write(head + body)
+
+    def _stream(self) -> None:
+        last = self._pace.steps
+        self._step += 1
+        if self._step == 1:
+            head = b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked"
+            self._write(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % head)
+        if self._step <= last:
+            self._event(b'[{"index":0,"delta":{"content":"a"},"finish_reason":null}]')
+            self._wait(self._stream)
+            return
+        self._running.pop(self._id, None)
+        self._event(b"[]")
+        self._chunk(b"data: [DONE]\n\n")
+        if self._chance.random() < 0.5:
+            self._end()
+        else:
+            self._wait(self._end)
+
+    def _end(self) -> None:
+        self._write(b"0\r\n\r\n")
+
+    def _event(self, choices: bytes) -> None:
+        usage = b'{"prompt_tokens":7,"total_tokens":%d,"completion_tokens":%d}' % (7 + self._step, self._step)
+        found = b'{"id":"chatcmpl-%b","model":"otter","choices":%b,"usage":%b}' % (self._id, choices, usage)
+        self._chunk(b"data: %b\n\n" % found)
+
+    def _chunk(self, content: bytes) -> None:
+        self._write(b"%x\r\n%b\r\n" % (len(content), content))
+
+    def _write(self, content: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(content)
+
+
+if __name__ == "__main__":
+    where, upstream, kind = sys.argv[1:]
+    live(Path(where), kind, upstream, 1)
