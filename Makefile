@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
-SOURCES := spotinference_pipeline proxy simulators tests conftest.py
+SOURCES := spotinference_pipeline proxy simulators benchmarks tests conftest.py
 
-.PHONY: help demo install test check format lock soak clean
+.PHONY: help demo install test check format lock bench soak clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -37,6 +37,9 @@ lock: $(VENV)/.uv  ## resolve the locks anew, hashed and without any registry's 
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --upgrade -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml proxy/pyproject.toml simulators/pyproject.toml --group dev -c requirements.lock \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --upgrade -o requirements-dev.lock
+
+bench: $(VENV)/.dev  ## the proxy beside nginx, vllm-router and LiteLLM (some 10 minutes); ARGS="--quick" for half a minute
+	$(BIN)/python -m benchmarks.proxy $(ARGS)
 
 soak: $(VENV)/.dev  ## the long versions of the random tests
 	HYPOTHESIS_PROFILE=soak $(BIN)/pytest --timeout 3600

@@ -37,11 +37,6 @@ def corpus() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def render_answer() -> Callable[..., bytes]:
-    return _RECORDER.render_answer
-
-
-@pytest.fixture(scope="session")
 def make_limits() -> Callable[..., object]:
     return _FRONT.Limits
 
@@ -49,12 +44,6 @@ def make_limits() -> Callable[..., object]:
 @pytest.fixture(scope="session")
 def make_wire() -> type:
     return _WIRE.Wire
-
-
-@pytest.fixture
-def upstream() -> object:
-    """A recording upstream that nobody has started."""
-    return _RECORDER.Recorder()
 
 
 @pytest.fixture(scope="session")
