@@ -72,6 +72,8 @@ def run(settings: Settings, environment: Mapping[str, str], *, once: bool) -> No
             "SPOTINFERENCE_PROXY_LISTEN": f"127.0.0.1:{ports['proxy']}",
             "SPOTINFERENCE_PROXY_ADMIN_LISTEN": f"127.0.0.1:{ports['admin']}",
             "SPOTINFERENCE_PROXY_LOG_DIR": str(settings.data_dir / "request_log"),
+            "SPOTINFERENCE_PROXY_MIN_FREE_BYTES": "0",  # whatever the reader's disk has left
+            "SPOTINFERENCE_PROXY_STOP_SECONDS": "2",
         }
         with Processes(settings.data_dir / "logs", serving.dagster_environment(settings, child)) as programs:
             _run_programs(settings, programs, scenario, ports, once=once)

@@ -508,7 +508,7 @@ def test_nothing_that_dagster_keeps_holds_the_key(built: Built, copy: Graph) -> 
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
 
 
-def test_late_tokens_change_every_published_day_whose_window_holds_them(copy: Graph, lines: Any) -> None:
+def test_F020_late_tokens_change_every_published_day_whose_window_holds_them(copy: Graph, lines: Any) -> None:
     late = lines.segment(lines.end(1, "2026-11-15T10:00", "2026-11-15T10:01"))
     (copy.settings.data_dir / "request_log" / lines.name(9)).write_bytes(late)
     assert copy.run("ingest").success
