@@ -85,6 +85,8 @@ class ClientConnection(asyncio.Protocol):
     _write_deadline = math.inf
     _is_answering = False
     _is_ending = False  # the last answer is on its way; what comes in is not read any more
+    _is_next_due = False  # a request that came early waits for its turn in the loop
+    _is_held_back = False
     _discarded = 0
     _pending = b""  # an answer's head that waits for its first bytes
     _is_chunked = False
@@ -116,10 +118,9 @@ class ClientConnection(asyncio.Protocol):
                 self._transport.abort()
             return
         self._buffer = self._buffer + data if self._buffer else data
-        if not self._is_answering:
+        if not self._is_answering and not self._is_next_due:
             self._advance()
-        elif len(self._buffer) > _MAX_PIPELINED_BYTES:
-            self._transport.pause_reading()
+        self._hold_back()
 
     def eof_received(self) -> bool:
         """Take the end of the client's side for its leaving."""
@@ -145,6 +146,8 @@ class ClientConnection(asyncio.Protocol):
         self._write_deadline = math.inf
         if self.exchange is not None:
             self.exchange.client_paused(is_paused=False)
+        elif self._buffer and not self._is_answering:
+            self._plan_next()
 
     def check(self, now: float) -> None:
         """Close what has taken too long; called about once a second."""
@@ -306,8 +309,7 @@ class ClientConnection(asyncio.Protocol):
         self._deadline = self._now() + self._service.limits.idle_seconds
         if self._buffer:
             self._deadline = self._now() + self._service.limits.header_seconds
-            self._transport.resume_reading()
-            asyncio.get_running_loop().call_soon(self._go_on)
+            self._plan_next()
 
     def respond(self, answer: Answer) -> None:
         """Give a whole answer of the proxy's own."""
@@ -346,9 +348,25 @@ class ClientConnection(asyncio.Protocol):
         self._deadline = self._now() + self._service.limits.write_seconds
         self._transport.close()
 
+    def _plan_next(self) -> None:
+        """Have the next request read in the loop's next turn: others are served in between."""
+        if not self._is_next_due:
+            self._is_next_due = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+
     def _go_on(self) -> None:
-        if not self._is_answering and not self._transport.is_closing() and not self._is_ending:
-            self._advance()
+        self._is_next_due = False
+        if self._is_answering or self._is_ending or self.is_paused or self._transport.is_closing():
+            return
+        self._advance()
+        self._hold_back()
+
+    def _hold_back(self) -> None:
+        """Read no more from a client that is far ahead of its answers."""
+        is_far = len(self._buffer) > _MAX_PIPELINED_BYTES
+        if is_far != self._is_held_back and not self._transport.is_closing():
+            self._is_held_back = is_far
+            self._transport.pause_reading() if is_far else self._transport.resume_reading()
 
     def _leave(self) -> None:
         exchange, self.exchange = self.exchange, None
