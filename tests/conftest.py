@@ -1,5 +1,6 @@
 """Builders that several test files share. Rows say what a test is about; the rest is plausible."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -22,10 +23,17 @@ from typing import Any
 import msgspec
 import polars as pl
 import pytest
+import uvloop
+from spotinference_proxy.app import Proxy
+from spotinference_proxy.record import parse_line
+from spotinference_proxy.settings import Settings as ProxySettings
+from spotinference_proxy.settings import UpstreamSettings
 from spotinference_sim.lay_down import lay_down_raw
 from spotinference_sim.request_log import lay_down_log
 from spotinference_sim.scenario import Scenario
 from spotinference_sim.truth import truth
+from spotinference_sim.vllm_alone import SimulatedVllm
+from spotinference_sim.vllm_options import Options as VllmOptions
 
 from spotinference_pipeline import contracts, hyperstack_rows, ledger, raw, transform, validated
 from spotinference_pipeline.batch import to_frame
@@ -679,3 +687,80 @@ def serve() -> Callable[..., AbstractContextManager[Served]]:
                     os.kill(process_id, signal.SIGKILL)
 
     return served
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that the proxy has in production, where time is real; virtual time turns asyncio's."""
+    if item.path.stem in ("test_clients", "test_engine_reconciliation"):
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
+
+
+class Front:
+    """A vLLM, the simulated one or the real one at VLLM_URL, and the proxy in front of it; each has its address."""
+
+    def __init__(self, log_dir: Path, vllm: SimulatedVllm | None, vllm_url: str, key: str, model: str) -> None:
+        self.log_dir = log_dir
+        self.vllm = vllm
+        self.vllm_url = vllm_url.rstrip("/")
+        self.key = key
+        self.model = model
+        self.url = ""
+        self.proxy: Proxy | None = None
+
+    async def start(self) -> None:
+        upstream = UpstreamSettings(self.vllm_url, vm_id=700123, models=(self.model,))
+        loopback = ("127.0.0.1", 0)
+        settings = ProxySettings(
+            (upstream,), listen=loopback, admin_listen=loopback, log_dir=self.log_dir, min_free_bytes=0
+        )
+        self.proxy = Proxy(settings, periodic=False)
+        await self.proxy.start()
+        await self.proxy.probe()
+        host, port = self.proxy.address
+        self.url = f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        if self.proxy:
+            await self.proxy.stop()
+        if self.vllm:
+            await self.vllm.stop()
+
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        paths = sorted([*self.log_dir.glob("*.jsonl"), *self.log_dir.glob("*.open")])
+        found = [parse_line(line) for path in paths for line in path.read_bytes().splitlines(keepends=True)]
+        return [row for row in found if row["k"] == kind]
+
+    async def ends(self) -> list[dict[str, Any]]:
+        """The end rows, once every request that began has one."""
+        async with asyncio.timeout(30):
+            while len(self.rows("begin")) != len(ends := self.rows("end")) or (self.proxy and self.proxy.relays):
+                await asyncio.sleep(0.02)
+        assert sorted(row["request_id"] for row in self.rows("begin")) == sorted(row["request_id"] for row in ends)
+        return ends
+
+
+@pytest.fixture
+async def open_front(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Front]]]:
+    """Puts a proxy in front of a simulated vLLM with some flags, or of VLLM_URL (VLLM_MODEL, VLLM_API_KEY) if set."""
+    fronts: list[Front] = []
+
+    async def opened(**flags: Any) -> Front:
+        url, key, model = (os.environ.get(name, "") for name in ("VLLM_URL", "VLLM_API_KEY", "VLLM_MODEL"))
+        if url:
+            ask = urllib.request.Request(f"{url.rstrip('/')}/v1/models", headers={"Authorization": f"Bearer {key}"})
+            with await asyncio.to_thread(urllib.request.urlopen, ask, timeout=30) as answer:
+                model = model or json.load(answer)["data"][0]["id"]
+            front = Front(tmp_path / f"log{len(fronts)}", None, url, key or "none", model)
+        else:
+            vllm = SimulatedVllm(VllmOptions("tiny-model", **flags))
+            await vllm.start()
+            keys = vllm.options.api_keys or ("none",)
+            front = Front(tmp_path / f"log{len(fronts)}", vllm, vllm.url, keys[0], "tiny-model")
+        fronts.append(front)
+        await front.start()
+        return front
+
+    yield opened
+    for front in fronts:
+        await front.stop()

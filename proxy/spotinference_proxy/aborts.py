@@ -31,10 +31,16 @@ def abort_ids(endpoint: str, request_id: str, prompts: int, response_id: str | N
 
 
 class AbortCall:
-    """Calls until `cancel`; `given_up` is called where vLLM has no such call, or time is over."""
+    """Calls until `cancel`, with the request's own credentials.
 
-    def __init__(self, connections: Connections, ids: Sequence[str], given_up: Callable[[], None]) -> None:
+    `given_up` is called where vLLM has no such call, or time is over.
+    """
+
+    def __init__(
+        self, connections: Connections, ids: Sequence[str], credentials: str | None, given_up: Callable[[], None]
+    ) -> None:
         self._connections = connections
+        self._credentials = credentials
         self._body = json.dumps({"request_ids": list(ids)}).encode()
         self._given_up = given_up
         self._task: asyncio.Task[None] | None = asyncio.get_running_loop().create_task(self._repeat())
@@ -55,6 +61,7 @@ class AbortCall:
 
     async def _call(self) -> bool:
         with suppress(OSError, TimeoutError):
-            status, _ = await self._connections.fetch("POST", "/inference/v1/abort_requests", self._body)
+            path = "/inference/v1/abort_requests"
+            status, _ = await self._connections.fetch("POST", path, self._body, self._credentials)
             return status == 200
         return False

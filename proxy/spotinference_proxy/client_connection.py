@@ -11,6 +11,7 @@ import math
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
@@ -340,7 +341,7 @@ class ClientConnection(asyncio.Protocol):
         """End our side only: closing at once, with unread bytes, would make the client lose the answer."""
         self._is_ending = True
         self._deadline = self._now() + self._service.limits.write_seconds
-        if not self._transport.is_closing():
+        with suppress(OSError, RuntimeError):  # the client may have reset the connection just now
             self._transport.write_eof()
 
     def _close(self) -> None:

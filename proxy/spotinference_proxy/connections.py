@@ -67,12 +67,14 @@ class Connections:
                 connection.close()
         self._idle = kept
 
-    async def fetch(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    async def fetch(
+        self, method: str, path: str, body: bytes | None = None, credentials: str | None = None
+    ) -> tuple[int, bytes]:
         """Make a call of the proxy's own; return status and body. Raises: OSError, TimeoutError."""
         headers = [("host", self.authority)]
         if body is not None:
             headers.append(("content-type", "application/json"))
-        fields = request_fields(headers, "proxy", None if body is None else len(body), self.credentials)
+        fields = request_fields(headers, "proxy", None if body is None else len(body), credentials or self.credentials)
         request = render_request_head(method, self.prefix + path, fields) + (body or b"")
         async with asyncio.timeout(FETCH_SECONDS):
             kept = self.take()

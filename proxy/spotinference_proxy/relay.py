@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Literal
 
 from spotinference_proxy.aborts import AbortCall, abort_ids
@@ -153,12 +154,9 @@ class Relay:
             self._is_begun = True
             if self.is_logged:
                 self._around.log.append(record.begin())
-        credentials = upstream.connections.credentials
-        if credentials is None and self._passes_credentials:
-            credentials = head.fields.get("authorization")
         length = len(asked.body) if asked.body or head.method == "POST" else None
         headers = head.headers if "host" in head.fields else [*head.headers, ("host", upstream.connections.authority)]
-        fields = request_fields(headers, record.request_id, length, credentials)
+        fields = request_fields(headers, record.request_id, length, self._credentials)
         self._asked_at = time.monotonic()
         connection.ask(
             render_request_head(head.method, upstream.connections.prefix + head.target, fields) + asked.body, self
@@ -171,6 +169,12 @@ class Relay:
     def _let_go_of_body(self) -> None:
         """Forget a large body that will not be sent again."""
         self._asked = replace(self._asked, body=b"")
+
+    @property
+    def _credentials(self) -> str | None:
+        """What opens vLLM: its key, else the client's own where the proxy checks no keys."""
+        known = self.upstream.connections.credentials
+        return known or (self._head.fields.get("authorization") if self._passes_credentials else None)
 
     def _release(self) -> None:
         self._connection = None
@@ -319,7 +323,8 @@ class Relay:
         record, response_id = self.record, self._reader.response_id if self._reader else None
         ids = abort_ids(record.endpoint, record.request_id, self._asked.prompts, response_id)
         if ids and self._abort is None:
-            self._abort = AbortCall(self.upstream.connections, ids, lambda: self.cut("proxy_stopped"))
+            given_up = partial(self.cut, "proxy_stopped")
+            self._abort = AbortCall(self.upstream.connections, ids, self._credentials, given_up)
         return bool(ids)
 
     # ------------------------------------------------------------------ the record, then the end
@@ -378,14 +383,16 @@ class Relay:
         if error is not None:  # nobody may take for served what is in no record
             self._held.clear()
             self._failure = (503, "the request log cannot be written; try again")
-        if self._is_answer_whole or self._failure is not None:
-            self._pass_end()
-        elif self._is_gone:
-            self._drop()  # all that counts was said
-        elif self._held:
-            self._client.send(b"".join(self._held))
-            self._held.clear()
-        self._end_if_over()
+        try:
+            if self._is_answer_whole or self._failure is not None:
+                self._pass_end()
+            elif self._is_gone:
+                self._drop()  # all that counts was said
+            elif self._held:
+                self._client.send(b"".join(self._held))
+                self._held.clear()
+        finally:
+            self._end_if_over()
 
     def _pass_end(self) -> None:
         """Send the client what ends its answer: the rest, an error of ours, or a visible break."""

@@ -41,6 +41,7 @@ class FakeVllm:
         self.script: Callable[[web.Request], Awaitable[web.StreamResponse]] = self.say_ok
         self.requests: list[tuple[str, CIMultiDict[str], bytes]] = []
         self.aborts: list[list[str]] = []
+        self.abort_keys: list[str | None] = []
         self.aborted = asyncio.Event()
         self.left = asyncio.Event()
         self.has_abort = True
@@ -76,6 +77,7 @@ class FakeVllm:
             return web.json_response({"error": "Scale-out endpoints are disabled"}, status=403)
         if request.content_type != "application/json":
             return web.json_response({"error": "Unsupported Media Type"}, status=400)
+        self.abort_keys.append(request.headers.get("Authorization"))
         self.aborts.append((await request.json())["request_ids"])
         self.aborted.set()
         return web.Response()

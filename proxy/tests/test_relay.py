@@ -598,3 +598,13 @@ async def test_usage_in_a_response_header_is_read(rig) -> None:
     assert "metadata" in {name.lower() for name in fields}
     (end,) = rig.rows("end")
     assert (end["prompt_tokens"], end["completion_tokens"], end["usage_source"]) == (5, 0, "engine_final")
+
+
+async def test_F024_the_abort_call_carries_what_opened_vllm_for_the_request(rig) -> None:
+    rig.vllm.script = running(rig.vllm)
+    await rig.start()
+    async with rig.session.post(rig.url(CHAT), json=STREAM, headers={"Authorization": "Bearer theirs"}) as answer:
+        await answer.content.readany()
+        answer.close()
+    assert (await rig.ends())[0]["usage_source"] == "engine_final"
+    assert rig.vllm.abort_keys == ["Bearer theirs"] * len(rig.vllm.aborts)

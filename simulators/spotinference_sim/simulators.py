@@ -60,7 +60,12 @@ class Simulators:
 
     async def _listen(self, app: web.Application, port: int) -> str:
         runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1, auto_decompress=False
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=0.1,
+            auto_decompress=False,
+            keepalive_timeout=5.0,  # as vLLM
         )
         await runner.setup()
         self._runners.append(runner)

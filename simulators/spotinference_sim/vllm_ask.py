@@ -1,202 +1,186 @@
-"""Read a request to the simulated vLLM: what is asked for, how many tokens that is, or why it is refused.
+"""What a request makes the simulated engine do: how many tokens its prompts have, what each choice will say.
 
-Owns validation, the "tokenizer" (a token is a whitespace-separated word; a chat message costs
-MESSAGE_TOKENS more and the answer's opening REPLY_TOKENS, a plain prompt one) and what will be generated.
-Does not own time or counters.
-
-Source: vLLM 0.32.0, shapes of refusals and truthiness of `stream` as measured.
+Owns the "tokenizer" (a token is a whitespace-separated word; a chat message costs MESSAGE_TOKENS more and the
+answer's opening REPLY_TOKENS, a plain prompt one) and the made-up answers, which follow from the prompt alone.
+Does not own an endpoint's members (`vllm_openai`, `vllm_responses`, ...), time or counters.
 """
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
+from spotinference_sim.vllm_errors import AskError
+
 MESSAGE_TOKENS = 4
 REPLY_TOKENS = 3
 PROMPT_TOKENS = 1
-MAX_MODEL_LEN = 262_144
+TOOL_TOKENS = 20
+"""What the description of a tool adds to a prompt."""
 WORDS = ("a", "token", "for", "every", "größe", "and", "one", "more", "日本", "stop", "five", "six", "naïve")
-TRUE = ("true", "1", "yes", "on", "t", "y")
-FALSE = ("false", "0", "no", "off", "f", "n")
+HELD = 8
+"""Place of the word that ends inside a character: its text comes with the next token."""
+END_OF_TURN = "2"
+"""The id of the end-of-turn token, as `logit_bias` names it."""
+VOCABULARY = 32_000
+TOOL_NAME_AT, TOOL_ARGUMENTS_AT, TOOL_END = 17, 28, 4
+"""Tokens up to a tool's name, up to the first piece of its arguments, and after the last."""
 
 Json = dict[str, Any]
 
 
-class AskError(Exception):
-    """The request is refused; `body` is the answer's JSON."""
+@dataclass(frozen=True)
+class Tool:
+    """A call of a tool, spelled by tokens that a parser swallows in part."""
 
-    def __init__(self, status: int, message: str, kind: str = "BadRequestError", param: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body: Json = {"error": {"message": message, "type": kind, "param": param, "code": status}}
+    name: str
+    arguments: str
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the whole call takes."""
+        return TOOL_ARGUMENTS_AT + len(self.arguments) - 2 + TOOL_END
+
+    def said(self, first: int, end: int) -> tuple[bool, str]:
+        """Tell whether the tokens [first, end) tell the name, and which part of the arguments."""
+        places = [max(0, min(count - TOOL_ARGUMENTS_AT + 2, len(self.arguments))) for count in (first, end)]
+        since, until = (0 if place < 2 else place for place in places)
+        return first < TOOL_NAME_AT <= end, self.arguments[since:until]
 
 
-class UnreadableError(AskError):
-    """The body is no JSON text at all."""
+@dataclass(frozen=True)
+class Choice:
+    """What one sequence will say."""
 
-    def __init__(self) -> None:
-        super().__init__(400, "There was an error parsing the body")
-        self.body = {"detail": "There was an error parsing the body"}
+    prompt: int
+    start: int
+    """Place in WORDS of the first token."""
+    tokens: int
+    finish_reason: str
+    stop_reason: str | None = None
+    hidden: int = 0
+    """Last tokens that are not shown: those of a stop string, or of the end of the turn."""
+    reasoning: int = 0
+    """First tokens that are reasoning."""
+    tool: Tool | None = None
+
+    def words(self, first: int, end: int) -> list[str]:
+        """Spell the tokens [first, end), one text each, shown or not."""
+        return [" " + WORDS[(self.start + place) % len(WORDS)] for place in range(first, end)]
+
+    def ids(self, first: int, end: int) -> list[int]:
+        """Number the tokens [first, end)."""
+        return [crc32(word.encode()) % VOCABULARY for word in self.words(first, end)]
+
+    def text(self, first: int, end: int) -> str:
+        """Spell what of the tokens [first, end) is content."""
+        if self.tool:
+            return ""
+        return "".join(self.words(max(first, self.reasoning), min(end, self.tokens - self.hidden)))
+
+    def thought(self, first: int, end: int) -> str:
+        """Spell what of the tokens [first, end) is reasoning."""
+        return "".join(self.words(first, min(end, self.reasoning)))
+
+    def settled(self, made: int) -> int:
+        """Count how many of the tokens made so far have whole characters."""
+        return made - 1 if 0 < made < self.tokens and (self.start + made - 1) % len(WORDS) == HELD else made
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A valid request. `prompts` are token counts, one each; choices are prompts times `n`."""
+    """A valid request. Choice number = prompt number times `n` plus place, as vLLM numbers them."""
 
-    chat: bool
-    requested_model: str | None
-    prompts: tuple[int, ...]
-    n: int
-    tokens: int
-    """Tokens of each choice."""
-    finish_reason: str
-    stop_reason: str | None
-    hidden: int
-    """Last tokens of each choice that hold the stop string and are not shown."""
-    start: int
-    """Place in WORDS of the first token."""
-    stream: bool
-    include_usage: bool
-    continuous_usage: bool
+    endpoint: str
+    body: Json
+    choices: tuple[Choice, ...]
+    n: int = 1
+    stream: bool = False
+    include_usage: bool = False
+    continuous_usage: bool = False
+    fault: AskError | None = None
+    """What vLLM only finds once it has answered a stream with status 200."""
 
     @property
-    def choices(self) -> int:
-        """How many answers are generated."""
-        return len(self.prompts) * self.n
+    def requested_model(self) -> str | None:
+        """What the client wrote."""
+        return self.body.get("model") or None
 
-    def text(self, first: int, end: int) -> str:
-        """Spell the tokens [first, end) of a choice, without what a stop string hides."""
-        shown = range(first, min(end, self.tokens - self.hidden))
-        return "".join(" " + WORDS[(self.start + place) % len(WORDS)] for place in shown)
-
-
-def count_tokens(body: Json, chat: bool) -> tuple[int, ...]:
-    """Count the prompt's tokens, one number per prompt.
-
-    Raises: AskError when there is no prompt or it is not text.
-    """
-    if chat:
-        messages = body.get("messages")
-        if not isinstance(messages, list) or not messages:
-            raise _invalid("messages", "Field required")
-        counts = [_words(m.get("content")) + MESSAGE_TOKENS for m in messages if isinstance(m, dict)]
-        return (sum(counts) + REPLY_TOKENS,)
-    prompt = body.get("prompt")
-    if isinstance(prompt, list) and prompt and all(isinstance(part, str) for part in prompt):
-        return tuple(_words(part) + PROMPT_TOKENS for part in prompt)
-    if isinstance(prompt, list) and prompt and all(isinstance(part, int) for part in prompt):
-        return (len(prompt),)
-    if isinstance(prompt, str):
-        return (_words(prompt) + PROMPT_TOKENS,)
-    raise _invalid("prompt", "Field required")
+    @property
+    def prompts(self) -> tuple[int, ...]:
+        """Tokens of each prompt."""
+        return tuple(choice.prompt for choice in self.choices[:: self.n])
 
 
-def _words(content: object) -> int:
+@dataclass(frozen=True)
+class Wish:
+    """What a client says of its answers, in any endpoint's words."""
+
+    n: int = 1
+    limit: int | None = None
+    stops: Sequence[str] = ()
+    reasoning: bool = False
+    tool: Tool | None = None
+    ends_at_once: bool = False
+    """The first token is the end of the turn."""
+
+
+def count_words(content: object) -> int:
+    """Count the tokens of a text or of the texts in a list of content parts."""
     if isinstance(content, str):
         return len(content.split())
     if isinstance(content, list):
-        return sum(_words(part.get("text")) for part in content if isinstance(part, dict))
+        return sum(count_words(part.get("text")) for part in content if isinstance(part, dict))
     return 0
 
 
-def parse_body(raw: bytes) -> Json:
-    """Read the body as Python's JSON reader does: NaN, a BOM and UTF-16 pass.
-
-    Raises: AskError when it is no JSON object.
-    """
-    try:
-        body = json.loads(raw)
-    except (UnicodeDecodeError, RecursionError):
-        raise UnreadableError from None
-    except ValueError as error:
-        raise _invalid("", f"JSON decode error: {error}") from None
-    if not isinstance(body, dict):
-        raise _invalid("", "Input should be a valid dictionary")
-    return body
+def count_chat(messages: Sequence[object], tools: object = None) -> int:
+    """Count the tokens of a conversation with the tools that are offered."""
+    counts = (count_words(m.get("content")) + MESSAGE_TOKENS for m in messages if isinstance(m, dict))
+    offered = len(tools) if isinstance(tools, list) else 0
+    return sum(counts) + REPLY_TOKENS + TOOL_TOKENS * offered
 
 
-def parse_ask(raw: bytes, chat: bool, model: str) -> Ask:
-    """Read a generation request for the engine that serves `model`.
-
-    Raises: AskError with vLLM's status and shape.
-    """
-    body = parse_body(raw)
-    requested = body.get("model") or None
-    if requested is not None and requested != model:
-        raise AskError(404, f"The model `{requested}` does not exist.", "NotFoundError", "model")
-    stream = _flag(body.get("stream"), "stream")
-    options = body.get("stream_options")
-    if options is not None and not isinstance(options, dict):
-        raise _invalid("stream_options", "Input should be a valid dictionary")
-    if options is not None and not stream:
-        raise AskError(400, "Stream options can only be defined when `stream=True`.")
-    prompts = count_tokens(body, chat)
-    n = _whole(body.get("n"), "n") or 1
-    limit = _limit(body, chat, max(prompts))
-    start = crc32(json.dumps(body.get("messages" if chat else "prompt")).encode())
-    tokens, reason = (limit, "length") if limit else (24 + start % 400, "stop")
-    stopped = _stop_at(_stops(body.get("stop")), start, tokens)
-    if stopped:
-        tokens, reason = stopped[0], "stop"
-    return Ask(
-        chat,
-        requested,
-        prompts,
-        n,
-        tokens,
-        reason,
-        stopped[1] if stopped else None,
-        len(stopped[1].split()) if stopped else 0,
-        start,
-        stream,
-        include_usage=_flag((options or {}).get("include_usage"), "stream_options.include_usage"),
-        continuous_usage=_flag((options or {}).get("continuous_usage_stats"), "stream_options"),
-    )
+def seed_of(prompt: object) -> int:
+    """Turn a prompt into the number from which its answers follow."""
+    return crc32(json.dumps(prompt).encode())
 
 
-def _limit(body: Json, chat: bool, prompt: int) -> int | None:
-    """Read how many tokens the client wants at most; None when it does not say."""
-    limit = _whole(body.get("max_completion_tokens") if chat else None, "max_completion_tokens")
-    limit = limit or _whole(body.get("max_tokens"), "max_tokens")
-    if prompt + (limit or 0) > MAX_MODEL_LEN:
-        message = f"This model's maximum context length is {MAX_MODEL_LEN} tokens."
+def prompt_ids(tokens: int, seed: int) -> list[int]:
+    """Number a prompt's tokens."""
+    return [(seed + 7 * place) % VOCABULARY for place in range(tokens)]
+
+
+def check_length(prompt: int, limit: int | None, longest: int) -> None:
+    """Refuse what does not fit the model. Raises: AskError."""
+    if prompt + (limit or 0) > longest:
+        message = f"This model's maximum context length is {longest} tokens."
         raise AskError(400, message, param="input_tokens")
-    return limit
 
 
-def _invalid(field: str, why: str) -> AskError:
-    param = f"body.{field}" if field else "body"
-    return AskError(400, f"1 validation error:\n  {param}: {why}", "Bad Request", param)
+def plan_choices(prompts: Sequence[tuple[int, int]], wish: Wish) -> tuple[Choice, ...]:
+    """Make up the answers to prompts, each a number of tokens and a seed."""
+    return tuple(_plan(tokens, seed, place, wish) for tokens, seed in prompts for place in range(wish.n))
 
 
-def _flag(given: object, field: str) -> bool:
-    """Read a truth value as pydantic does: 1 and 1.0 are true, so are some words in any case."""
-    word = given.lower() if isinstance(given, str) else None
-    if word in TRUE or (isinstance(given, bool | int | float) and given == 1):
-        return True
-    if given is None or word in FALSE or (isinstance(given, bool | int | float) and given == 0):
-        return False
-    raise _invalid(field, "Input should be a valid boolean, unable to interpret input")
+def _plan(prompt: int, seed: int, place: int, wish: Wish) -> Choice:
+    start = seed + 5 * place
+    if wish.ends_at_once:
+        return Choice(prompt, start, 1, "stop", hidden=1)
+    if wish.tool and wish.tool.tokens <= (wish.limit or wish.tool.tokens):
+        return Choice(prompt, start, wish.tool.tokens, "tool_calls", tool=wish.tool)
+    tokens, reason, hidden = wish.limit or 24 + (seed + 97 * place) % 400, "stop", 1
+    if wish.limit:
+        reason, hidden = "length", 0
+    stopped = _stop_at(wish.stops, start, tokens)
+    if stopped:
+        tokens, reason, hidden = stopped[0], "stop", len(stopped[1].split())
+    reasoning = tokens // 2 if wish.reasoning else 0
+    return Choice(prompt, start, tokens, reason, stopped[1] if stopped else None, hidden, reasoning)
 
 
-def _whole(given: object, field: str) -> int | None:
-    if given is None:
-        return None
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise _invalid(field, "Input should be a valid integer")
-    if given < 1:
-        raise AskError(400, f"{field} must be at least 1, got {given}.", param=field)
-    return given
-
-
-def _stops(given: object) -> list[str]:
-    if given is None:
-        return []
-    return [given] if isinstance(given, str) else [stop for stop in given if stop] if isinstance(given, list) else []
-
-
-def _stop_at(stops: list[str], start: int, tokens: int) -> tuple[int, str] | None:
+def _stop_at(stops: Sequence[str], start: int, tokens: int) -> tuple[int, str] | None:
     """Find the token with which the first stop string is complete; stop strings are whole words here."""
     words = [WORDS[(start + place) % len(WORDS)] for place in range(min(tokens, 2 * len(WORDS)))]
     for end in range(1, len(words) + 1):
@@ -205,3 +189,14 @@ def _stop_at(stops: list[str], start: int, tokens: int) -> tuple[int, str] | Non
             if parts and words[max(0, end - len(parts)) : end] == parts:
                 return end, stop
     return None
+
+
+def made_up_tool(name: str, schema: Json) -> Tool:
+    """Make up a call that fits a tool's JSON schema, as far as its properties are texts and numbers."""
+    return Tool(name, json.dumps(dict(_arguments(schema))))
+
+
+def _arguments(schema: Json) -> Iterator[tuple[str, Any]]:
+    for name, about in (schema.get("properties") or {}).items():
+        allowed = about.get("enum") or ([7] if about.get("type") in ("integer", "number") else ["Oslo"])
+        yield name, allowed[0]

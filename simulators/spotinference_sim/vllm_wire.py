@@ -1,7 +1,8 @@
-"""Spell the simulated vLLM's answers: JSON bodies and stream events, byte for byte as vLLM formats them.
+"""Spell the simulated vLLM's answers: what all endpoints have in common.
 
-Owns bytes. Does not own when they are sent (`vllm`) or what is counted (`vllm_engine`). JSON is compact,
-non-ASCII raw; the usage event moves `system_fingerprint` to itself.
+Owns JSON's form (compact, non-ASCII raw), usage objects of the OpenAI shape, and what a spelling must be
+able to do. Does not own the endpoints' shapes (`vllm_openai_wire`, `vllm_responses`, `vllm_messages`, ...),
+when they are sent (`vllm_serve`) or what is counted (`vllm_totals`).
 
 Source: vLLM 0.32.0 as measured.
 """
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from spotinference_sim.vllm_ask import Ask
+from spotinference_sim.vllm_errors import AskError
+from spotinference_sim.vllm_options import Options
+from spotinference_sim.vllm_totals import Tally
 
 FINGERPRINT = "vllm-0.32.0-dc071922"
 VERSION = "0.32.0"
@@ -24,90 +28,89 @@ def dump(body: Json) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def named_event(kind: str, body: Json) -> bytes:
+    """Spell an event with a name, as Responses and Messages have them."""
+    return f"event: {kind}\n".encode() + b"data: " + dump(body) + b"\n\n"
+
+
 @dataclass(frozen=True)
-class Tally:
-    """What a usage object says; cached and reasoning are None where the server does not tell."""
+class Outcome:
+    """What a plain answer has to tell: how many tokens each choice has, how each ended, and the sums."""
 
-    prompt: int
-    completion: int
-    cached: int | None
-    reasoning: int | None
+    made: list[int]
+    ended: list[str]
+    tally: Tally
 
-    def usage(self, chat: bool, stream: bool) -> Json:
-        """Make the usage object: null members are present in plain JSON and absent in a stream."""
-        body: Json = {
-            "prompt_tokens": self.prompt,
-            "total_tokens": self.prompt + self.completion,
-            "completion_tokens": self.completion,
-            "prompt_tokens_details": None,
-            "completion_tokens_details": None,
-        }
-        if self.cached is not None:
-            created = {"created_cache_tokens": 0 if chat else None, "multimodal_tokens": None}
-            body["prompt_tokens_details"] = {"cached_tokens": self.cached, **created}
-        if self.reasoning is not None:
-            body["completion_tokens_details"] = {"reasoning_tokens": self.reasoning}
-        return _without_nulls(body) if stream else body
+
+class Wire:
+    """The spelling of one answer. Streams: `begin`, `tokens` as they come, `end` or `fail`; else `body`."""
+
+    prefix = ""
+    """What the answer's id begins with."""
+    media_type = "application/json"
+    tells_death = True
+    """Whether a stream whose engine dies ends with an event, not as a cut connection."""
+    has_comments = False
+    """Whether --sse-keep-alive-interval has a say."""
+
+    def __init__(self, ask: Ask, name: str, options: Options, created: int) -> None:
+        self.ask = ask
+        self.name = name
+        self.id = self.prefix + name
+        self.options = options
+        self.created = created
+        self.headers: dict[str, str] = {}
+
+    def engine_ids(self) -> tuple[str, ...]:
+        """List the ids by which the abort call names a request: one for all, or one for each prompt."""
+        return (self.id,)
+
+    def begin(self) -> list[bytes]:
+        """Make the events that come before any token."""
+        return []
+
+    def tokens(self, index: int, first: int, end: int, ended: str | None) -> list[bytes]:
+        """Make the events of the tokens [first, end) of a choice; `ended` is its finish_reason with the last."""
+        raise NotImplementedError
+
+    def end(self, tally: Tally) -> list[bytes]:
+        """Make the events that close a stream."""
+        raise NotImplementedError
+
+    def fail(self, error: AskError) -> list[bytes]:
+        """Make the events that tell an error in a stream."""
+        return [b"data: " + json.dumps(error.body).encode() + b"\n\n", DONE]
+
+    @classmethod
+    def refuse(cls, error: AskError) -> Json:
+        """Spell an error without a stream."""
+        return error.body
+
+    def body(self, outcome: Outcome) -> bytes:
+        """Spell a plain answer; it may add to `headers`."""
+        raise NotImplementedError
+
+
+def plain_usage(tally: Tally, chat: bool) -> Json:
+    """Make the usage object of a plain answer: what is not told is null."""
+    details: Json | None = None
+    if tally.cached is not None:
+        created = tally.created if chat else None
+        details = {"cached_tokens": tally.cached, "created_cache_tokens": created, "multimodal_tokens": None}
+    return {
+        "prompt_tokens": tally.prompt,
+        "total_tokens": tally.prompt + tally.completion,
+        "completion_tokens": tally.completion,
+        "prompt_tokens_details": details,
+        "completion_tokens_details": None if tally.reasoning is None else {"reasoning_tokens": tally.reasoning},
+    }
+
+
+def final_usage(tally: Tally, chat: bool) -> Json:
+    """Make the usage object of a stream's last event: what is not told is absent."""
+    return _without_nulls(plain_usage(tally, chat))
 
 
 def _without_nulls(body: Json) -> Json:
     kept = {name: part for name, part in body.items() if part is not None}
     return {name: _without_nulls(part) if isinstance(part, dict) else part for name, part in kept.items()}
-
-
-@dataclass(frozen=True)
-class Wire:
-    """The spelling of one answer."""
-
-    ask: Ask
-    id: str
-    model: str
-    created: int
-
-    def _opening(self, stream: bool) -> Json:
-        kind = ("chat.completion" + (".chunk" if stream else "")) if self.ask.chat else "text_completion"
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-
-    def role_event(self, choice: int, usage: Json | None) -> bytes:
-        """Open a chat choice: stands for no token."""
-        delta = {"index": choice, "delta": {"role": "assistant", "content": ""}}
-        ended = {"logprobs": None, "finish_reason": None}
-        tail = {"prompt_token_ids": None, "prompt_text": None}
-        return self._event([delta | ended], usage, tail)
-
-    def token_event(self, choice: int, text: str, finish_reason: str | None, usage: Json | None) -> bytes:
-        """Send some tokens of a choice, the last ones with a finish_reason."""
-        stop_reason = self.ask.stop_reason if finish_reason == "stop" else None
-        if self.ask.chat:
-            row: Json = {"index": choice, "delta": {"content": text} if text else {}, "logprobs": None}
-            row |= {"finish_reason": finish_reason}
-            row |= ({"stop_reason": stop_reason} if finish_reason else {}) | {"token_ids": None}
-        else:
-            row = {"index": choice, "text": text, "logprobs": None, "finish_reason": finish_reason}
-            row |= {"stop_reason": stop_reason, "prompt_token_ids": None, "token_ids": None}
-        moved = self.ask.include_usage or not finish_reason
-        return self._event([row], usage, {} if moved else {"system_fingerprint": FINGERPRINT})
-
-    def usage_event(self, usage: Json) -> bytes:
-        """Close a stream whose client asked for usage."""
-        return self._event([], usage, {"system_fingerprint": FINGERPRINT})
-
-    def _event(self, choices: list[Json], usage: Json | None, tail: Json) -> bytes:
-        body = self._opening(stream=True) | {"choices": choices}
-        return b"data: " + dump(body | ({"usage": usage} if usage else {}) | tail) + b"\n\n"
-
-    def body(self, texts: list[str], finish_reason: str, usage: Json) -> bytes:
-        """Spell a plain answer."""
-        stop_reason = self.ask.stop_reason if finish_reason == "stop" else None
-        rows: list[Json] = []
-        for choice, text in enumerate(texts):
-            said = {"message": {"role": "assistant", "content": text}} if self.ask.chat else {"text": text}
-            ended = {
-                "logprobs": None,
-                "finish_reason": finish_reason,
-                "stop_reason": stop_reason,
-                "token_ids": None,
-            }
-            rows.append({"index": choice} | said | ended)
-        rest = {"service_tier": None, "system_fingerprint": FINGERPRINT, "usage": usage}
-        return dump(self._opening(stream=False) | {"choices": rows} | rest)

@@ -1,6 +1,6 @@
-"""Cut the power under the log program again and again; needs root and a loop device.
+"""Cut the power under the log program, or another, again and again; needs root and a loop device.
 
-    python power_cuts.py FOLDER KIND CUTS SEED     prints the tally of killing.py as JSON, or why it cannot: exit 77
+    python power_cuts.py FOLDER KIND CUTS SEED [PROGRAM.py]     prints the tally of killing.py, or why it cannot: exit 77
 
 A file system of its own, in an image file, is shut down by FS_IOC_SHUTDOWN without flushing its journal: what was
 not synced is gone, as with a power cut. The program is stopped first, so that it acknowledges nothing more.
@@ -91,10 +91,10 @@ def run(*command: str) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
-    from killing import compare
-    from log_program import start
+    from killing import compare, load_program
 
-    where, kind, cuts, seed = sys.argv[1:]
+    where, kind, cuts, seed, *others = sys.argv[1:]
+    start = load_program(Path(others[0]) if others else Path(__file__).with_name("log_program.py")).start
     image, mounted = Path(where) / "image", Path(where) / "mounted"
     try:
         prepare(image, mounted)
