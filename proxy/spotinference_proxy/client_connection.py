@@ -282,8 +282,7 @@ class ClientConnection(asyncio.Protocol):
             fields.append(("connection", "close"))
         self._pending = render_response_head(status, reason, fields)
         if at_once:
-            self._transport.write(self._pending)
-            self._pending = b""
+            self._write(b"")
 
     def send(self, content: bytes) -> None:
         """Send a part of the answer."""

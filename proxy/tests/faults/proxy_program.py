@@ -4,7 +4,7 @@
 client saw the end of the answer, one a line; vLLM's answers name the id that the proxy gave. `kind` is `durable`, or
 a control that must fail the same check: `eager` ends answers before their records are written, `unsynced` never syncs.
 Run as a script, PROGRAM FOLDER UPSTREAM KIND, the proxy stays in the foreground and says its address. Then `kind` may
-also be `stops-before-end` or `stops-after-end`: its log says `stopped` and hangs around the write of an end row.
+also hold `stops-before-end` or `stops-after-end`: its log says `stopped` and hangs around the write of an end row.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ import itertools
 import os
 import random
 import re
-import select
 import signal
 import socket
 import sys
@@ -35,7 +34,6 @@ from spotinference_proxy.writer import SegmentWriter
 CLIENTS = 16
 MAX_BYTES = 30_000  # a segment of some 40 requests, so that many are sealed
 KILLED_EARLY = 4  # every fourth life may be killed while it starts; the others have begun to listen
-START_SECONDS = 10.0
 ORPHAN_SECONDS = 60  # no load outlives its harness for longer
 PATH = "/v1/chat/completions"
 _ID = re.compile(rb'"id":"chatcmpl-([0-9a-f-]{36})"')
@@ -49,14 +47,16 @@ def start(folder: Path, kind: str = "durable") -> tuple[int, int]:
         os.waitpid(_loads.pop(), 0)  # it ended with its proxy
     receiver, sender = os.pipe()
     told, telling = os.pipe()
+    is_up, coming_up = os.pipe()
     with socket.create_server(("127.0.0.1", 0), backlog=256) as engine:
         url = f"http://127.0.0.1:{engine.getsockname()[1]}"
-        proxy = _fork(lambda: live(folder, kind, url, telling), (receiver, sender, told, engine.fileno()))
-        _loads.append(_fork(lambda: load(engine, told, sender), (receiver, telling)))
-    if next(_lives) % KILLED_EARLY:
-        select.select([told], [], [], START_SECONDS)
-    for descriptor in (sender, told, telling):
+        proxy = _fork(lambda: live(folder, kind, url, telling, coming_up), (receiver, sender, told, engine.fileno()))
+        _loads.append(_fork(lambda: load(engine, told, sender), (receiver, telling, coming_up)))
+    for descriptor in (sender, told, telling, coming_up):
         os.close(descriptor)
+    if next(_lives) % KILLED_EARLY:
+        os.read(is_up, 100)
+    os.close(is_up)
     return proxy, receiver
 
 
@@ -78,15 +78,15 @@ def _fork(work: Callable[[], None], closed: Sequence[int]) -> int:
 # ---------------------------------------------------------------------- the proxy
 
 
-def live(folder: Path, kind: str, upstream: str, teller: int) -> None:
-    """Run a proxy until it is killed; tell its address."""
-    if kind == "eager":
+def live(folder: Path, kind: str, upstream: str, *tellers: int) -> None:
+    """Run a proxy until it is killed; tell its address on each of `tellers`."""
+    if "eager" in kind:
         app.RequestLog = EagerLog
     tasks.PROGRESS_EVERY_SECONDS = 0.05
-    uvloop.run(_live(folder, _calls(kind, teller), upstream, teller))
+    uvloop.run(_live(folder, _calls(kind, tellers[0]), upstream, tellers))
 
 
-async def _live(folder: Path, calls: Calls, upstream: str, teller: int) -> None:
+async def _live(folder: Path, calls: Calls, upstream: str, tellers: Sequence[int]) -> None:
     anywhere = ("127.0.0.1", 0)
     settings = Settings(
         (UpstreamSettings(upstream, vm_id=1),),
@@ -101,7 +101,8 @@ async def _live(folder: Path, calls: Calls, upstream: str, teller: int) -> None:
     )
     proxy = Proxy(settings, writer=writer)
     await proxy.start()
-    os.write(teller, "{} {}\n".format(*proxy.address).encode())
+    for teller in tellers:
+        os.write(teller, "{} {}\n".format(*proxy.address).encode())
     await asyncio.Event().wait()
 
 
@@ -117,14 +118,15 @@ class EagerLog(RequestLog):
 def _calls(kind: str, teller: int) -> Calls:
     if kind == "unsynced":
         return Calls(fdatasync=lambda fd: None, fsync=lambda fd: None)
-    if not kind.startswith("stops-"):
+    if "stops" not in kind:
         return Calls()
 
     def write(fd: int, content: bytes) -> int:
-        written = 0 if kind == "stops-before-end" and b'"k":"end"' in content else os.write(fd, content)
-        if b'"k":"end"' in content:
-            os.write(teller, b"stopped\n")
-            time.sleep(ORPHAN_SECONDS)
+        if b'"k":"end"' not in content:
+            return os.write(fd, content)
+        written = os.write(fd, content) if "after" in kind else 0
+        os.write(teller, b"stopped\n")
+        time.sleep(ORPHAN_SECONDS)
         return written
 
     return Calls(write=write)
