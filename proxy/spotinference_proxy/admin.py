@@ -20,9 +20,9 @@ class AdminPages:
         self._metrics = metrics
 
     def refuse(self, connection: ClientConnection, head: RequestHead) -> Answer | None:  # noqa: ARG002
-        """Take GET without a body only."""
-        if head.method != "GET" or head.content_length or head.is_chunked:
-            return json_answer(405, {"detail": "Method Not Allowed"}, [("allow", "GET")])
+        """Take GET and HEAD without a body only."""
+        if head.method not in ("GET", "HEAD") or head.content_length or head.is_chunked:
+            return json_answer(405, {"detail": "Method Not Allowed"}, [("allow", "GET, HEAD")])
         return None
 
     def serve(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:  # noqa: ARG002

@@ -28,7 +28,7 @@ from spotinference_proxy.relay import Relay, Surroundings
 from spotinference_proxy.settings import Settings, check_exposure
 from spotinference_proxy.shipping import Shipper
 from spotinference_proxy.tasks import Periodic
-from spotinference_proxy.upstreams import UpstreamPool
+from spotinference_proxy.upstreams import Upstream, UpstreamPool
 from spotinference_proxy.writer import SegmentWriter
 
 FIRST_PROBE_SECONDS = 0.25  # a sleeping VM does not answer at all: do not wait for it before listening
@@ -65,9 +65,11 @@ class Proxy:
         )
         self.metrics.know_models(settings.upstreams)
         stopwatch = time.monotonic if clock is utc_now else lambda: None
-        around = Surroundings(self.pool, self.log, clock, Pacer(), stopwatch)
+        around = Surroundings(self.pool, self.log, clock, Pacer(), self._health_changed, stopwatch)
         self._gate = gate = Gate(settings, around, self.metrics, self._logs)
-        limits = dataclasses.replace(limits or Limits(), body_bytes=settings.max_body_bytes)
+        limits = limits or Limits()
+        held = max(limits.buffered_bytes, 2 * settings.max_body_bytes)
+        limits = dataclasses.replace(limits, body_bytes=settings.max_body_bytes, buffered_bytes=held)
         self._listener = Listener(gate.refuse, gate.serve, gate.broke_off, limits)
         pages = AdminPages(self._readiness, self.metrics.render)
         self._admin = Listener(pages.refuse, pages.serve)
@@ -76,6 +78,7 @@ class Proxy:
             gate.relays,
             (self._listener.check, self._admin.check, self.pool.prune),
             self._engine_read,
+            lambda error: self._logs.failure("background_work", error),
             reports_fleet=not settings.worker,
         )
         self._is_background_on = periodic
@@ -177,6 +180,14 @@ class Proxy:
             "upstreams": len(self.pool.upstreams),
             "upstreams_ready": sum(bool(one.is_ready) for one in self.pool.upstreams),
         }
+
+    def _health_changed(self, upstream: Upstream) -> None:
+        if upstream.is_ready:
+            self._logs.info("upstream_ready", upstream=upstream.url, vm_id=upstream.settings.vm_id)
+        else:
+            self._logs.warning(
+                "upstream_not_ready", upstream=upstream.url, vm_id=upstream.settings.vm_id, problem=upstream.problem
+            )
 
     def _engine_read(self, row: Row) -> None:
         missing = missing_counters(row)

@@ -7,9 +7,12 @@ A client that ends its side of the connection counts as gone, as it does for vLL
 """
 
 import asyncio
+import fcntl
 import math
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +36,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINGER_SECONDS = 2.0  # for a refused client to read its answer before the connection goes
 _MAX_DISCARDED_BYTES = 64 * 1024  # read from a refused client meanwhile
 _MAX_PIPELINED_BYTES = 64 * 1024
+_TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8  # states of a connection in Linux' TCP_INFO
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,9 @@ class Limits:
 
     header_seconds: float = 9.0  # from the first moment a head is due to its last byte
     idle_seconds: float = 75.0  # of a kept connection between requests
-    body_seconds: float = 28.0  # for a body, and `body_bytes_per_second` more for a long one
-    body_bytes_per_second: float = 4096.0
-    write_seconds: float = 28.0  # that a client may take nothing of its answer
+    body_seconds: float = 28.0  # without a byte of a body; a long one has more, at `bytes_per_second`
+    write_seconds: float = 28.0  # for a client to take its answer, and more at this rate of taking it:
+    bytes_per_second: float = 4096.0
     body_bytes: int = 8 * MIB
     buffered_bytes: int = 48 * MIB  # of bodies that are not whole yet, in all connections
     connections: int = 8192
@@ -88,6 +92,7 @@ class ClientConnection(asyncio.Protocol):
     _is_ending = False  # the last answer is on its way; what comes in is not read any more
     _is_next_due = False  # a request that came early waits for its turn in the loop
     _is_held_back = False
+    _unsent = 0  # bytes, when a paused client was last looked at
     _discarded = 0
     _pending = b""  # an answer's head that waits for its first bytes
     _is_chunked = False
@@ -137,6 +142,7 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Stop reading vLLM while the client does not take its answer."""
         self.is_paused = True
+        self._unsent = self._count_unsent()
         self._write_deadline = self._now() + self._service.limits.write_seconds
         if self.exchange is not None:
             self.exchange.client_paused(is_paused=True)
@@ -151,8 +157,10 @@ class ClientConnection(asyncio.Protocol):
             self._plan_next()
 
     def check(self, now: float) -> None:
-        """Close what has taken too long; called about once a second."""
-        if now >= self._write_deadline:
+        """Close what has taken too long; called about twice a second."""
+        if self.is_paused:
+            self._note_taken(now)
+        if (self._is_held_back and self._has_left()) or now >= self._write_deadline:
             self._transport.abort()
         elif now < self._deadline:
             return
@@ -162,6 +170,30 @@ class ClientConnection(asyncio.Protocol):
             self._close()
         else:
             self._refuse(error_answer(408, "the request did not come in time"))
+
+    def _note_taken(self, now: float) -> None:
+        """Give a client time for what it has taken: at a rate, and never more than for taking nothing."""
+        limits, unsent = self._service.limits, self._count_unsent()
+        if unsent < self._unsent:
+            gained = self._write_deadline + (self._unsent - unsent) / limits.bytes_per_second
+            self._write_deadline = min(gained, now + limits.write_seconds)
+        self._unsent = unsent
+
+    def _count_unsent(self) -> int:
+        """Count what the client's side has not confirmed: ours, and the system's (tcp(7), SIOCOUTQ)."""
+        size, connection = self._transport.get_write_buffer_size(), self._transport.get_extra_info("socket")
+        with suppress(OSError):
+            waiting = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+            size += int.from_bytes(waiting, sys.byteorder)
+        return size
+
+    def _has_left(self) -> bool:
+        """Ask the system whether the client has closed its side: nothing is read from it now."""
+        with suppress(OSError):
+            connection = self._transport.get_extra_info("socket")
+            state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+            return state in (_TCP_CLOSE, _TCP_CLOSE_WAIT)
+        return True
 
     @property
     def is_flushed(self) -> bool:
@@ -246,7 +278,7 @@ class ClientConnection(asyncio.Protocol):
         self._body.append(part)
         self.body_bytes += len(part)
         service.buffered_bytes += len(part)
-        gained = self._deadline + len(part) / limits.body_bytes_per_second
+        gained = self._deadline + len(part) / limits.bytes_per_second
         self._deadline = min(gained, self._now() + limits.body_seconds)
         if self.body_bytes > limits.body_bytes:
             raise ProtocolError(f"body larger than {limits.body_bytes} bytes", 413)
@@ -283,6 +315,11 @@ class ClientConnection(asyncio.Protocol):
         self._pending = render_response_head(status, reason, fields)
         if at_once:
             self._write(b"")
+
+    @property
+    def has_sent(self) -> bool:
+        """Whether the client was sent anything of the answer that was begun."""
+        return not self._pending
 
     def send(self, content: bytes) -> None:
         """Send a part of the answer."""

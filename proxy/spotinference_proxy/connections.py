@@ -45,10 +45,13 @@ class Connections:
 
     async def connect(self) -> UpstreamConnection:
         """Return a new connection. Raises: OSError, TimeoutError."""
-        async with asyncio.timeout(CONNECT_SECONDS):
-            _, connection = await asyncio.get_running_loop().create_connection(
-                UpstreamConnection, self._host, self._port, ssl=self._ssl
-            )
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    UpstreamConnection, self._host, self._port, ssl=self._ssl
+                )
+        except ValueError as error:  # a name that no resolver takes
+            raise OSError(f"{self._host}: {error}") from error
         return connection
 
     def keep(self, connection: UpstreamConnection) -> None:
@@ -74,7 +77,7 @@ class Connections:
         headers = [("host", self.authority)]
         if body is not None:
             headers.append(("content-type", "application/json"))
-        fields = request_fields(headers, "proxy", None if body is None else len(body), credentials or self.credentials)
+        fields = request_fields(headers, "proxy", None if body is None else len(body), self.credentials or credentials)
         request = render_request_head(method, self.prefix + path, fields) + (body or b"")
         async with asyncio.timeout(FETCH_SECONDS):
             kept = self.take()

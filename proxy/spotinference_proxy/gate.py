@@ -82,7 +82,7 @@ class Gate:
         """Take a whole request in, or turn it away."""
         around, record = self._around, self._record(connection, head)
         if record.endpoint == "/v1/models" and len(around.pool.upstreams) > 1:
-            self.run(self._list_models(connection))
+            self.run(self._list_models(connection, head.fields.get("authorization") if self._keys is None else None))
             return
         try:
             asked = read_request(record.endpoint, body) if body else ClientRequest(body)
@@ -156,7 +156,7 @@ class Gate:
         return record
 
     def _refused(self, record: RequestRecord) -> list[Row]:
-        self._metrics.request_ended(record, "refused")
+        self._tell(record, "refused")
         return [record.begin(), record.end(self._around.clock(), "refused", self._around.stopwatch())]
 
     def _turn_away(self, connection: ClientConnection, record: RequestRecord, answer: Answer) -> None:
@@ -171,8 +171,22 @@ class Gate:
 
         self._around.log.commit_then(self._refused(record), done)
 
-    async def _list_models(self, connection: ClientConnection) -> None:
-        connection.respond(json_answer(200, await self._around.pool.merged_models()))
+    async def _list_models(self, connection: ClientConnection, credentials: str | None) -> None:
+        answer = error_answer(502, "no model server gives its list of models")
+        try:
+            if not any(upstream.is_ready for upstream in self._around.pool.upstreams):
+                answer = self._nobody(None)
+                return
+            models = await self._around.pool.merged_models(credentials)
+            if models is not None:
+                answer = json_answer(200, models)
+        finally:
+            connection.respond(answer)
+
+    def _tell(self, record: RequestRecord, reason: str) -> None:
+        self._metrics.request_ended(record, reason)
+        if self._settings.access_log:
+            self._logs.access(record, reason)
 
     def _over(self, relay: Relay, reason: str) -> None:
         self.relays.discard(relay)
@@ -182,8 +196,6 @@ class Gate:
             if left:
                 self._in_flight_of[record.key_id] = left
         if relay.is_logged:
-            self._metrics.request_ended(record, reason)
-            if self._settings.access_log:
-                self._logs.access(record, reason)
+            self._tell(record, reason)
         if not self.relays:
             self.is_quiet.set()

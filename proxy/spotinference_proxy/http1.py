@@ -78,7 +78,9 @@ def parse_request_head(head: bytes) -> RequestHead:
     if expects is not None and expects.lower() != "100-continue":
         raise ProtocolError("expect: only 100-continue is known", 417)
     keeps_alive = not is_old and "close" not in fields.get("connection", "").lower()
-    return RequestHead(method, target, headers, fields, is_old, length, is_chunked, keeps_alive, expects is not None)
+    return RequestHead(
+        method, target, headers, fields, is_old, length, is_chunked, keeps_alive, expects is not None and not is_old
+    )
 
 
 def parse_response_head(head: bytes) -> ResponseHead:

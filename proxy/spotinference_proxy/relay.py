@@ -48,6 +48,7 @@ class Surroundings:
     log: RequestLog
     clock: Callable[[], datetime]
     pacer: Pacer
+    health_changed: Callable[[Upstream], None]
     stopwatch: Callable[[], float | None]  # monotonic seconds, or None where `clock` is not the machine's
 
 
@@ -135,8 +136,9 @@ class Relay:
         upstream = self.upstream
         self._release()
         if upstream.is_ready:
-            upstream.is_ready = False
+            upstream.lose("no connection")
             self._around.log.append(upstream.health_row(self._around.clock()))
+            self._around.health_changed(upstream)
         if self._commit != "no":
             return
         self._tried = (*self._tried, upstream)
@@ -164,11 +166,12 @@ class Relay:
         if self._client.is_paused:  # it has not taken an earlier answer yet
             connection.pause(is_paused=True)
         if len(asked.body) > _LARGE_BYTES:
-            asyncio.get_running_loop().call_later(STALE_SECONDS, self._let_go_of_body)
+            asyncio.get_running_loop().call_later(STALE_SECONDS, self._let_go_of_body, connection)
 
-    def _let_go_of_body(self) -> None:
-        """Forget a large body that will not be sent again."""
-        self._asked = replace(self._asked, body=b"")
+    def _let_go_of_body(self, connection: UpstreamConnection) -> None:
+        """Forget a large body once the connection it went over has proved good: it will not be sent again."""
+        if self._connection is connection:
+            self._asked = replace(self._asked, body=b"")
 
     @property
     def _credentials(self) -> str | None:
@@ -340,7 +343,7 @@ class Relay:
     def _fail(self, reason: str) -> None:
         reason = "client_gone" if self._is_gone else reason
         self._failure = _ERRORS.get(reason, (502, reason))
-        if not self._is_answer_begun and not self._is_gone and self._commit == "no":
+        if not self._is_visible and not self._is_gone and self._commit == "no":
             self.record.status = self._failure[0]
         if self._commit == "done":
             self._pass_end()
@@ -403,12 +406,17 @@ class Relay:
         self._held.clear()
         if self._failure is None:
             client.finish(rest)
-        elif self._is_answer_begun:
+        elif self._is_visible:
             client.send(rest + self._reader.rest() if self._reader else rest)
             client.break_off()
         else:
             status, message = self._failure
             client.respond(error_answer(status, message, RETRY_AFTER_SECONDS if status == 503 else None))
+
+    @property
+    def _is_visible(self) -> bool:
+        """Whether the client has seen anything of vLLM's answer: then it can be broken off, but not be another."""
+        return self._is_answer_begun and self._client.has_sent
 
     def _end_if_over(self) -> None:
         if self._commit == "done" and self._is_released:

@@ -30,6 +30,7 @@ class Periodic:
         relays: set[Relay],
         sweeps: Sequence[Callable[[], None]],
         engine_read: Callable[[Row], None],
+        failed: Callable[[Exception], None],
         *,
         reports_fleet: bool,
     ) -> None:
@@ -37,6 +38,7 @@ class Periodic:
         self._relays = relays
         self._sweeps = sweeps
         self._engine_read = engine_read
+        self._failed = failed
         self._reports_fleet = reports_fleet
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -49,7 +51,7 @@ class Periodic:
             (PROGRESS_EVERY_SECONDS, self._progress),
             (MINUTE_SECONDS, self.minute),
         )
-        self._tasks = [asyncio.create_task(_repeat(seconds, call)) for seconds, call in every]
+        self._tasks = [asyncio.create_task(self._repeat(seconds, call)) for seconds, call in every]
 
     async def stop(self) -> None:
         """End the background work."""
@@ -62,6 +64,8 @@ class Periodic:
         """Probe every upstream, write what changed, give up silent relays of a dead one."""
         changed = await self._around.pool.probe()
         now = self._around.clock()
+        for upstream in changed:
+            self._around.health_changed(upstream)
         with contextlib.suppress(LogError):
             await self._around.log.commit(*(upstream.health_row(now) for upstream in changed))
         now_seconds = time.monotonic()
@@ -90,15 +94,17 @@ class Periodic:
         for relay in list(self._relays):
             relay.note_progress()
 
+    async def _repeat(self, seconds: float, call: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await call()
+            except Exception as error:  # a bug: it is told, and what goes on all the time goes on
+                self._failed(error)
+
     async def _progress(self) -> None:
         self.progress()
 
     async def _sweep(self) -> None:
         for sweep in self._sweeps:
             sweep()
-
-
-async def _repeat(seconds: float, call: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        await asyncio.sleep(seconds)
-        await call()

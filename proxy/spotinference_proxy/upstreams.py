@@ -31,6 +31,7 @@ class Upstream:
 
     def __init__(self, settings: UpstreamSettings) -> None:
         self.is_ready: bool | None = None
+        self.problem: str | None = None  # why it is not ready
         self.in_flight = 0
         self.turn = 0
         self.fingerprint: str | None = None  # vLLM's system_fingerprint, constant for a process
@@ -55,16 +56,21 @@ class Upstream:
             status, _ = await self.connections.fetch("GET", "/health")
         except TimeoutError:
             self._misses += 1  # perhaps only busy
-            is_ready = bool(before) and self._misses < _MISSES
-        except OSError:
-            is_ready = False
+            if not before or self._misses >= _MISSES:
+                self.lose("no answer in time")
+        except OSError as error:
+            self.lose(error.strerror or str(error))
         else:
             self._misses = 0
-            is_ready = status == 200
-        self.is_ready = is_ready
-        if not is_ready:
-            self.fingerprint = None  # what comes back may be another version
-        return is_ready != before
+            if status == 200:
+                self.is_ready, self.problem = True, None
+            else:
+                self.lose(f"/health answers {status}")
+        return self.is_ready != before
+
+    def lose(self, problem: str) -> None:
+        """Count it as not ready; what comes back may be another version."""
+        self.is_ready, self.problem, self.fingerprint = False, problem, None
 
     async def engine_row(self, clock: Callable[[], datetime]) -> Row | None:
         """Scrape /metrics; return the `engine` row, or None when it does not answer."""
@@ -73,18 +79,19 @@ class Upstream:
             return None
         return {"k": "engine", **self._who(clock()), **parse_counters(page.decode("utf-8", "replace"))}
 
-    async def fetch_models(self) -> list[Any]:
-        """Return the entries of /v1/models; none when it does not answer."""
+    async def fetch_models(self, credentials: str | None) -> list[Any] | None:
+        """Return the entries of /v1/models; None when it does not give them."""
+        content = await self._read("/v1/models", credentials)
         try:
-            answer = msgspec.json.decode(await self._read("/v1/models") or b"null")
-        except msgspec.DecodeError:
-            return []
+            answer = msgspec.json.decode(content or b"null")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
         entries = answer.get("data") if isinstance(answer, dict) else None
-        return entries if isinstance(entries, list) else []
+        return entries if isinstance(entries, list) else None
 
-    async def _read(self, path: str) -> bytes | None:
+    async def _read(self, path: str, credentials: str | None = None) -> bytes | None:
         with suppress(OSError, TimeoutError):
-            status, content = await self.connections.fetch("GET", path)
+            status, content = await self.connections.fetch("GET", path, credentials=credentials)
             return content if status == 200 else None
         return None
 
@@ -149,8 +156,15 @@ class UpstreamPool:
         rows = await asyncio.gather(*(one.engine_row(clock) for one in self.upstreams if one.is_ready))
         return [row for row in rows if row is not None]
 
-    async def merged_models(self) -> dict[str, Any]:
-        """Return one list of the models of all ready upstreams, each model once."""
-        lists = await asyncio.gather(*(one.fetch_models() for one in self.upstreams if one.is_ready))
+    async def merged_models(self, credentials: str | None = None) -> dict[str, Any] | None:
+        """Return one list of the models of all ready upstreams, each once; None when nobody gives any list.
+
+        `credentials` are the client's own, for upstreams that have none from us.
+        """
+        asked = [one.fetch_models(credentials) for one in self.upstreams if one.is_ready]
+        lists = [found for found in await asyncio.gather(*asked) if found is not None]
+        if not lists:
+            return None
         entries = [entry for found in lists for entry in found if isinstance(entry, dict)]
-        return {"object": "list", "data": list({entry.get("id"): entry for entry in entries}.values())}
+        named = {entry["id"]: entry for entry in entries if isinstance(entry.get("id"), str)}
+        return {"object": "list", "data": list(named.values())}

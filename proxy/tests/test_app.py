@@ -289,3 +289,71 @@ async def test_a_start_does_not_wait_for_a_sleeping_upstream(rig) -> None:
     assert b"waking" in body
     await rig.proxy.stop()
     sleeping.close()
+
+
+async def test_the_merged_list_is_asked_for_with_the_clients_own_key_and_odd_entries_are_left_out(rig) -> None:
+    async def models(request):
+        if request.headers.get("Authorization") != "Bearer theirs":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        return web.json_response({"data": [{"id": "otter"}, {"id": ["a"]}, {}, 7]})
+
+    rig.vllm.script = models
+    up = UpstreamSettings(rig.vllm.url)
+    await rig.start(upstreams=(up, UpstreamSettings(rig.vllm.url + "/vm/8")))
+    for one in rig.proxy.pool.upstreams:
+        one.is_ready = True
+    async with rig.session.get(rig.url("/v1/models"), headers={"Authorization": "Bearer theirs"}) as answer:
+        assert [one["id"] for one in (await answer.json())["data"]] == ["otter"]
+    async with rig.session.get(rig.url("/v1/models")) as answer:
+        assert answer.status == 502
+    for one in rig.proxy.pool.upstreams:
+        one.is_ready = False
+    async with rig.session.get(rig.url("/v1/models")) as answer:
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "10")
+
+
+async def test_a_body_as_large_as_the_setting_says_passes_alone(rig) -> None:
+    await rig.start(max_body_bytes=64 * 1024 * 1024)
+    body = b'{"file":"' + b"a" * (60 * 1024 * 1024) + b'"}'
+    assert (await rig.post("/v1/audio/transcriptions", io.BytesIO(body)))[0] == 200
+    assert len(rig.vllm.requests[-1][2]) == len(body)
+
+
+async def test_background_work_outlives_a_bug_in_it(rig) -> None:
+    proxy = await rig.start(periodic=True)
+    real, calls = proxy.pool.prune, []
+
+    def prune() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("a bug")
+        real()
+
+    proxy.pool.prune = prune
+    proxy._periodic._sweeps = (prune,)
+    async with asyncio.timeout(10):
+        while len(calls) < 3:
+            await asyncio.sleep(0.05)
+
+
+async def test_the_access_log_has_a_line_for_each_record(rig, capfd) -> None:
+    await rig.start(access_log=True, max_body_bytes=100)
+    await rig.post(CHAT, {"model": "otter"})
+    await rig.post(CHAT, bytes(200))
+    await rig.ends(2)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(one["status"], one["end_reason"]) for one in lines if one["event"] == "request"] == [
+        (200, "complete"),
+        (413, "refused"),
+    ]
+
+
+async def test_an_upstream_that_comes_and_goes_is_told_on_stderr(rig, capfd) -> None:
+    await rig.start()
+    rig.vllm.is_healthy = False
+    await rig.proxy.probe()
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(one["event"], one.get("problem")) for one in lines] == [
+        ("upstream_ready", None),
+        ("upstream_not_ready", "/health answers 503"),
+    ]

@@ -11,6 +11,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from spotinference_proxy.client_connection import Limits
+from spotinference_proxy.relay import STALE_SECONDS
 from spotinference_proxy.segments import Calls
 from spotinference_proxy.settings import UpstreamSettings
 from yarl import URL
@@ -608,3 +610,62 @@ async def test_F024_the_abort_call_carries_what_opened_vllm_for_the_request(rig)
         answer.close()
     assert (await rig.ends())[0]["usage_source"] == "engine_final"
     assert rig.vllm.abort_keys == ["Bearer theirs"] * len(rig.vllm.aborts)
+
+
+async def test_a_large_body_is_kept_until_the_connection_it_went_over_has_proved_good(rig) -> None:
+    body = b'{"model":"otter","prompt":"' + b"a" * 200_000 + b'"}'
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        if len(rig.vllm.requests) == 2:  # closes a kept connection
+            request.transport.abort()
+        return await rig.vllm.say_ok(request)
+
+    rig.vllm.script = script
+    proxy = await rig.start()
+    assert (await rig.post("/v1/completions", body))[0] == 200
+    upstream = proxy.pool.upstreams[0]
+    connect = upstream.connections.connect
+
+    async def slowly():
+        await asyncio.sleep(STALE_SECONDS + 0.3)
+        return await connect()
+
+    upstream.connections.connect = slowly
+    assert (await rig.post("/v1/completions", body))[0] == 200
+    assert [got for _, _, got in rig.vllm.requests] == [body] * 3
+
+
+async def test_F030_a_client_that_reads_slowly_but_reads_is_not_dropped(rig) -> None:
+    whole = b"a" * 2_000_000
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=whole, content_type="application/json")
+
+    rig.vllm.script = script
+    await rig.start(periodic=True, limits=Limits(write_seconds=1.0))
+    seen = bytearray()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, rig.proxy.address)
+        await loop.sock_sendall(client, f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+        while not seen.endswith(b"aaaa") or len(seen) < len(whole):
+            part = await loop.sock_recv(client, 8192)
+            assert part, f"dropped after {len(seen)} bytes"
+            seen += part
+            await asyncio.sleep(0.01)  # some 3 s in all
+    assert len(seen.partition(b"\r\n\r\n")[2]) == len(whole)
+
+
+async def test_F024_a_client_far_ahead_of_its_answers_that_leaves_is_noticed(rig) -> None:
+    rig.vllm.script = running(rig.vllm)
+    await rig.start(periodic=True)
+    text = json.dumps(STREAM)
+    request = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
+    with socket.create_connection(rig.proxy.address) as client:
+        await asyncio.to_thread(client.sendall, request * 1200)
+        await asyncio.to_thread(client.recv, 1000)
+    (end,) = await rig.ends()
+    assert (end["end_reason"], end["usage_source"]) == ("client_gone", "engine_final")
+    assert len(rig.rows("begin")) == 1

@@ -45,3 +45,10 @@ def test_an_upstream_without_a_list_serves_any_model() -> None:
     found = pool(("a",), ())
     assert found.choose("x") is found.upstreams[1]
     assert found.choose(None) is found.upstreams[0]
+
+
+async def test_a_name_that_no_resolver_takes_is_an_upstream_that_is_not_there() -> None:
+    found = UpstreamPool([UpstreamSettings("http://gpu..internal:8000", 1)])
+    assert await found.probe() == found.upstreams
+    assert found.upstreams[0].is_ready is False
+    assert "gpu..internal" in (found.upstreams[0].problem or "")
