@@ -36,6 +36,7 @@ MAX_BYTES = 30_000  # a segment of some 40 requests, so that many are sealed
 KILLED_EARLY = 4  # every fourth life may be killed while it starts; the others have begun to listen
 ORPHAN_SECONDS = 60  # no load outlives its harness for longer
 PATH = "/v1/chat/completions"
+PLAIN, STREAM = b"{}", b'{"stream":true}'
 _ID = re.compile(rb'"id":"chatcmpl-([0-9a-f-]{36})"')
 _lives = itertools.count()
 _loads: list[int] = []
@@ -143,7 +144,7 @@ def load(engine: socket.socket, told: int, sender: int) -> None:
 
 async def _load(engine: socket.socket, told: int, sender: int) -> None:
     loop = asyncio.get_running_loop()
-    await loop.create_server(lambda: FakeEngine(Pace(), random.Random()), sock=engine)
+    await Engine().listen(engine)
     address = await loop.run_in_executor(None, functools.partial(os.read, told, 100))
     if address:  # else the proxy died before it listened
         host, port = address.decode().split()
@@ -156,7 +157,7 @@ async def _ask_on(host: str, port: int, chance: random.Random, sender: int) -> N
             async with Client(host, port) as client:
                 for _ in range(chance.randrange(1, 20)):
                     kind = chance.choice(("plain", "plain", "stream", "stream", "leave"))
-                    found = await client.ask(b'{"stream":true}' if kind != "plain" else b"{}", leaves=kind == "leave")
+                    found = await client.ask(PLAIN if kind == "plain" else STREAM, leaves=kind == "leave")
                     if found is None:
                         break
                     if found.status == 200:
@@ -217,28 +218,47 @@ class Client:
         return content
 
 
-class Pace:
-    """How long a fake vLLM takes for each step of an answer."""
+class Engine:
+    """A vLLM that knows /health, the abort call, and two kinds of answers; each of their steps takes a while."""
 
     def __init__(self, least: float = 0.0, most: float = 0.004, steps: int = 3) -> None:
         self.least, self.most, self.steps = least, most, steps
+        self.chance = random.Random()
+        self.running: dict[bytes, EngineConnection] = {}
+        self.connections: set[EngineConnection] = set()
+        self.asked = 0
+        self.most_running = 0
+
+    async def listen(self, on: socket.socket | None = None) -> str:
+        """Take connections; return the URL."""
+        on = on or socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._server = await asyncio.get_running_loop().create_server(lambda: EngineConnection(self), sock=on)
+        return f"http://127.0.0.1:{on.getsockname()[1]}"
+
+    async def close(self) -> None:
+        """Close every connection."""
+        self._server.close()
+        while self.connections:
+            for connection in self.connections:
+                connection.transport.abort()
+            await asyncio.sleep(0.01)
 
 
-class FakeEngine(asyncio.Protocol):
-    """One connection of a vLLM that knows /health, the abort call, and two kinds of answers."""
+class EngineConnection(asyncio.Protocol):
+    """One connection to an engine."""
 
-    _running: "dict[bytes, FakeEngine]" = {}  # noqa: RUF012 - shared by all connections of a process
-    _transport: asyncio.Transport
+    transport: asyncio.Transport
 
-    def __init__(self, pace: Pace, chance: random.Random) -> None:
-        self._pace = pace
-        self._chance = chance
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._buffer = b""
         self._step = 0
+        self._id = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        self._transport = transport  # type: ignore[assignment]
+        self.transport = transport  # type: ignore[assignment]
+        self._engine.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Answer a request that is whole."""
@@ -248,48 +268,51 @@ class FakeEngine(asyncio.Protocol):
         if not end or (length and len(body) < int(length[1])):
             return
         self._buffer = b""
+        engine = self._engine
         if head.startswith(b"GET ") or b"abort_requests" in head:
-            for engine in [engine for request_id, engine in self._running.items() if request_id in body]:
-                engine.end_early()
+            for connection in [one for request_id, one in engine.running.items() if request_id in body]:
+                connection.end_early()
             self._write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
             return
         self._id = re.search(rb"(?i)x-request-id: ([^\r]+)", head)[1]
-        self._running[self._id] = self
         self._step = 0
+        engine.running[self._id] = self
+        engine.asked += 1
+        engine.most_running = max(engine.most_running, len(engine.running))
         self._wait(self._stream if b'"stream":true' in body else self._answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop working."""
+        self._engine.connections.discard(self)
         self.end_early()
 
     def end_early(self) -> None:
         """Come to the end of a stream at the next step."""
-        self._step = max(self._step, self._pace.steps)
+        self._step = max(self._step, self._engine.steps)
 
     def _wait(self, call: Callable[[], None]) -> None:
-        seconds = self._chance.uniform(self._pace.least, self._pace.most)
+        seconds = self._engine.chance.uniform(self._engine.least, self._engine.most)
         asyncio.get_running_loop().call_later(seconds, call)
 
     def _answer(self) -> None:
-        self._running.pop(self._id, None)
+        self._engine.running.pop(self._id, None)
         body = b'{"id":"chatcmpl-%b","model":"otter","usage":{"prompt_tokens":7,"completion_tokens":3}}' % self._id
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         self._write(head + body)
 
     def _stream(self) -> None:
-        last = self._pace.steps
         self._step += 1
         if self._step == 1:
             head = b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked"
             self._write(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % head)
-        if self._step <= last:
+        if self._step <= self._engine.steps:
             self._event(b'[{"index":0,"delta":{"content":"a"},"finish_reason":null}]')
             self._wait(self._stream)
             return
-        self._running.pop(self._id, None)
+        self._engine.running.pop(self._id, None)
         self._event(b"[]")
         self._chunk(b"data: [DONE]\n\n")
-        if self._chance.random() < 0.5:
+        if self._engine.chance.random() < 0.5:
             self._end()
         else:
             self._wait(self._end)
@@ -306,8 +329,8 @@ class FakeEngine(asyncio.Protocol):
         self._write(b"%x\r\n%b\r\n" % (len(content), content))
 
     def _write(self, content: bytes) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(content)
+        if not self.transport.is_closing():
+            self.transport.write(content)
 
 
 if __name__ == "__main__":
