@@ -5,6 +5,7 @@ itself is 256 random bits, so an unsalted digest cannot be guessed back, and no 
 limiter keeps floods cheap and visible. Addresses are kept in memory for a minute and written nowhere.
 """
 
+import errno
 import hashlib
 import hmac
 import ipaddress
@@ -42,7 +43,8 @@ class KeyEntry(NamedTuple):
 def new_key(path: Path, label: str, created_at: datetime) -> str:
     """Append a new key's digest to the file, made with mode 0600, and return the key, which is kept nowhere.
 
-    Raises: SettingsError for a label that would not stay on its line; OSError when the file cannot be written.
+    Raises: SettingsError for a label that would not stay on its line and a file that cannot be opened; OSError when
+    the disk fails.
     """
     if not label.isprintable() or not label.strip() or len(label) > _MAX_LABEL:
         raise SettingsError(
@@ -50,7 +52,14 @@ def new_key(path: Path, label: str, created_at: datetime) -> str:
         )
     key = _PREFIX + secrets.token_urlsafe(32)
     entry = {"sha256": digest_of(key), "label": label, "created_at": render_instant(created_at)}
-    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        step = f"make the folder {path.parent} first" if error.errno == errno.ENOENT else "let this user write there"
+        reason = (error.strerror or str(error)).lower()
+        raise SettingsError(
+            f"keys file {path}: cannot be written ({reason}); {step}, or choose another file"
+        ) from error
     try:
         size = os.fstat(fd).st_size
         is_cut = size > 0 and os.pread(fd, 1, size - 1) != b"\n"  # an editor left the last line without its end

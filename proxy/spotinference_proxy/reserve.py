@@ -21,7 +21,8 @@ MIN_FREE_RATIO = 0.05
 SUFFIX = ".reserve"
 _CHECK_SECONDS = 1.0
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_MIB = 1024 * 1024
+_UNITS = (("MiB", 1024 * 1024), ("KiB", 1024), ("bytes", 1))
+_LEAST_UNITS = 2  # fewer are told in a smaller unit: nobody learns from "0 MiB"
 
 
 def is_full(error: OSError) -> bool:
@@ -113,4 +114,5 @@ class Reserve:
         free = self.free_bytes or 0
         if free >= needed and not self._is_spent:
             return None
-        return f"request log: its disk has {free // _MIB} MiB free, {what} {needed // _MIB} MiB; free space"
+        unit, size = next((one for one in _UNITS if needed >= _LEAST_UNITS * one[1]), _UNITS[-1])
+        return f"request log: its disk has {free // size} {unit} free, {what} {-(-needed // size)} {unit}; free space"

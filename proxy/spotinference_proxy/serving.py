@@ -21,7 +21,7 @@ from spotinference_proxy.app import Proxy, utc_now
 from spotinference_proxy.errors import SettingsError
 from spotinference_proxy.logs import Logs, StandardHandler
 from spotinference_proxy.setting_values import is_loopback
-from spotinference_proxy.settings import SUPERVISOR, Settings, read_settings, reloaded
+from spotinference_proxy.settings import SUPERVISOR, Settings, read_settings, reloaded, take_over
 
 _GC_THRESHOLD = (20_000, 20, 50)  # a request makes some hundred objects and leaves no cycle behind
 PARENT_SECONDS = 1.0  # between two looks at whether the supervisor lives
@@ -48,8 +48,11 @@ class Served(Protocol):
 
 def run(settings: Settings, environ: Mapping[str, str]) -> None:
     """Serve on an event loop of its own until a signal ends it. Raises: LogError, SettingsError, ListenError."""
+    settings, rest = take_over(settings, environ)
     clock = clock_of(settings)
     logs = Logs(clock=clock)
+    if rest:
+        logs.warning("settings_kept", needs_restart=rest, message="as the other workers have them")
     handler = StandardHandler(logs)
     logging.getLogger().addHandler(handler)
     gc.freeze()  # modules live as long as the process: looking through them costs a tenth of the processor time

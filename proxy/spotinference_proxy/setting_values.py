@@ -6,6 +6,7 @@ expected and what was found. Does not own which settings there are: settings.py.
 
 import ipaddress
 import re
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from spotinference_proxy.errors import SettingsError
 
 _SCHEMES = frozenset({"file", "s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "https"})
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_HOST = "labels of 1 to 63 letters, digits, - and _, with dots between"
 _EXAMPLE = 'a JSON list such as [{"url": "http://10.0.0.5:8000", "vm_id": 700123, "models": ["llama"]}]'
 
 
@@ -48,7 +50,10 @@ def upstreams(name: str, value: Any) -> tuple[UpstreamSettings, ...]:
         raise SettingsError(f"{name}: the list is empty; expected {_EXAMPLE}")
     for one in found:
         if not _is_server_url(one.url):
-            raise SettingsError(f"{name}: expected an http(s) URL without login or query, found {one.url!r}")
+            raise SettingsError(
+                f"{name}: expected an http(s) URL without login or query and with an IP address or a host name "
+                f"({_HOST}), found {one.url!r}; correct it"
+            )
         if one.api_key is not None and not re.fullmatch(r"[!-~]+", one.api_key):
             raise SettingsError(f"{name}: {one.url}: expected an api_key of printable ASCII, found other characters")
     found = tuple(msgspec.structs.replace(one, url=one.url.rstrip("/")) for one in found)
@@ -63,7 +68,10 @@ def address(name: str, value: Any) -> tuple[str, int]:
     host, _, port = str(value).rpartition(":")
     if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise SettingsError(f"{name}: expected host:port, found {value!r}")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    host = host.removeprefix("[").removesuffix("]")
+    if not _is_host(host):
+        raise SettingsError(f"{name}: expected host:port with an IP address or a host name ({_HOST}), found {value!r}")
+    return host, int(port)
 
 
 def is_loopback(host: str) -> bool:
@@ -140,6 +148,16 @@ def _is_server_url(url: str) -> bool:
         return False
     try:
         parts = urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0
+        host = parts.hostname or ""
+        return _is_host(host) and ("[" in parts.netloc) == (":" in host) and parts.port != 0
     except ValueError:
         return False
+
+
+def _is_host(text: str) -> bool:
+    """Tell whether a resolver would take it: it fails on other names only when they are asked for (RFC 1035, 2.3.4)."""
+    if ":" in text:
+        with suppress(ValueError):
+            return ipaddress.ip_address(text).version == 6
+        return False
+    return len(text) <= 254 and re.fullmatch(r"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?", text) is not None

@@ -3,6 +3,7 @@
 Owns names, defaults, their checks, and which of them may change while the proxy runs. Does not read the
 environment itself: __main__.py passes it in. A name that begins with ours and is not known is a misspelling
 and an error, in the environment and in the file; the pipeline's names (without PROXY_) are not ours to judge.
+Workers are handed the settings their supervisor started with, so that all of them have the same until a restart.
 """
 
 import dataclasses
@@ -15,17 +16,29 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from spotinference_proxy import setting_values
 from spotinference_proxy.errors import SettingsError
 from spotinference_proxy.setting_values import UpstreamSettings, is_loopback
 
-__all__ = ["Settings", "UpstreamSettings", "check_exposure", "read_keys_file", "read_settings", "reloaded"]
+__all__ = [
+    "Settings",
+    "UpstreamSettings",
+    "check_exposure",
+    "hand_down",
+    "read_keys_file",
+    "read_settings",
+    "reloaded",
+    "take_over",
+]
 
 PREFIX = "SPOTINFERENCE_"
 CONFIG = "SPOTINFERENCE_CONFIG"
 WORKER = "SPOTINFERENCE_PROXY_WORKER"
 SUPERVISOR = "SPOTINFERENCE_PROXY_SUPERVISOR"
-_INTERNAL = frozenset({"proxy_worker", "proxy_supervisor"})  # set by workers.py for its children
+START = "SPOTINFERENCE_PROXY_START"
+_INTERNAL = frozenset({"proxy_worker", "proxy_supervisor", "proxy_start"})  # set by workers.py for its children
 _MIB = 1024 * 1024
 _MAX_WORKERS = 64
 
@@ -88,8 +101,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     _check_ports(settings)
     if "proxy_worker" not in values:
         return settings
-    index = setting_values.whole(WORKER, values["proxy_worker"], least=0, most=settings.workers - 1)
-    return worker_settings(settings, index)
+    count = (_handed_down(environ) or settings).workers
+    index = setting_values.whole(WORKER, values["proxy_worker"], least=0, most=count - 1)
+    return worker_settings(settings, index, count)
 
 
 def read_keys_file(environ: Mapping[str, str]) -> Path:
@@ -123,8 +137,24 @@ def reloaded(old: Settings, new: Settings) -> tuple[Settings, list[str]]:
     return result, [setting_name(name) for name in fields if getattr(result, name) != getattr(new, name)]
 
 
-def worker_settings(settings: Settings, index: int) -> Settings:
-    """Return the settings of one of several workers: own segments, own admin port, its share of the limits."""
+def hand_down(settings: Settings) -> str:
+    """Return a supervisor's settings as text for its workers, without the upstreams and their keys: those may change."""
+    return msgspec.json.encode(dataclasses.replace(settings, upstreams=()), enc_hook=str).decode()
+
+
+def take_over(settings: Settings, environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """Return what a process that starts now shall have, and the names that need a restart of its supervisor.
+
+    Raises: SettingsError, as `reloaded` does.
+    """
+    handed = _handed_down(environ)
+    if handed is None or settings.worker is None:
+        return settings, []
+    return reloaded(worker_settings(handed, settings.worker, handed.workers), settings)
+
+
+def worker_settings(settings: Settings, index: int, count: int) -> Settings:
+    """Return the settings of one of `count` workers: own segments, own admin port, its share of the limits."""
     host, port = settings.admin_listen
     suffix = f"-{index}"
     return dataclasses.replace(
@@ -132,8 +162,8 @@ def worker_settings(settings: Settings, index: int) -> Settings:
         worker=index,
         writer=settings.writer[: 40 - len(suffix)] + suffix,
         admin_listen=(host, port + index if port else 0),
-        max_in_flight=-(-settings.max_in_flight // settings.workers),
-        max_in_flight_per_key=-(-settings.max_in_flight_per_key // settings.workers),
+        max_in_flight=-(-settings.max_in_flight // count),
+        max_in_flight_per_key=-(-settings.max_in_flight_per_key // count),
     )
 
 
@@ -152,20 +182,46 @@ def _key(field: str) -> str:
 
 
 def _merged(environ: Mapping[str, str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    path = environ.get(CONFIG)
-    if path:
-        try:
-            values = tomllib.loads(Path(path).read_text())
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"{CONFIG}: {path}: {error}; give a readable TOML file") from error
+    values = _read_file(path) if (path := environ.get(CONFIG)) else {}
     start = PREFIX.lower()
     lowered = values | {key.lower(): value for key, value in environ.items() if key.startswith(PREFIX) and value}
     return {key.removeprefix(start): value for key, value in lowered.items() if key.startswith(start)}
 
 
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{CONFIG}: {path}: {error}; give a readable TOML file") from error
+    for name in values:
+        if not re.fullmatch(r"spotinference_(proxy_|(?!proxy))[a-z0-9_]+", name):
+            meant = re.sub(r"[^a-z0-9]+", "_", name.lower()).removeprefix("spotinference_")
+            found = next((one for one in (meant, f"proxy_{meant}") if one in _known()), "proxy_listen")
+            raise SettingsError(
+                f"{CONFIG}: {path}: expected names such as {PREFIX.lower()}{found}, in lower case and outside of tables, "
+                f"found {name!r}; correct it"
+            )
+        if name.removeprefix(PREFIX.lower()) in _INTERNAL:
+            raise SettingsError(f"{name.upper()}: no such setting; correct its name or take it away")
+    return values
+
+
+def _handed_down(environ: Mapping[str, str]) -> Settings | None:
+    text = environ.get(START)
+    if not text:
+        return None
+    try:
+        return msgspec.json.decode(text, type=Settings, dec_hook=lambda kind, value: kind(value))
+    except msgspec.MsgspecError as error:
+        raise SettingsError(f"{START}: expected what a supervisor sets ({error}); take it away") from error
+
+
+def _known() -> frozenset[str]:
+    return frozenset(_key(field.name) for field in dataclasses.fields(Settings)) - {"proxy_writer", "proxy_worker"}
+
+
 def _check_names(values: Mapping[str, Any]) -> None:
-    known = {_key(field.name) for field in dataclasses.fields(Settings)} - {"proxy_writer"} | _INTERNAL
+    known = _known() | _INTERNAL
     for name in values:
         if name.startswith("proxy_") and name not in known:
             raise SettingsError(f"{PREFIX}{name.upper()}: no such setting; correct its name or take it away")

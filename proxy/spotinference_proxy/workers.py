@@ -4,7 +4,8 @@ Owns the processes of PROXY_WORKERS > 1 and what happens when one dies. Does not
 own with its own segments, and the kernel divides the connections among them (SO_REUSEPORT,
 https://man7.org/linux/man-pages/man7/socket.7.html). The supervisor waits in one system call and imports no event loop.
 Workers lead process groups of their own, so a terminal's Ctrl-C reaches them once, through here; one whose supervisor
-is gone stops by itself (__main__.py).
+is gone stops by itself (serving.py). While nobody has served yet a worker that fails ends the whole service, as one
+process would; later it is tried again and again, because the others serve well without it.
 """
 
 import math
@@ -14,11 +15,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spotinference_proxy.addresses import reserved, text_of
 from spotinference_proxy.logs import Logs
-from spotinference_proxy.settings import SUPERVISOR, WORKER, Settings, setting_name
+from spotinference_proxy.settings import START, SUPERVISOR, WORKER, Settings, hand_down, setting_name
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 _LOOK_SECONDS = 1.0  # at least so often the workers are looked at
@@ -32,9 +33,15 @@ class Pace:
     settled: float = 5.0  # a worker that lives so long has started
     first_pause: float = 0.5  # before a worker that died at its start is started again; doubled each time
     longest_pause: float = 30.0
-    tries: int = 5  # deaths at the start, one after the other, until all is given up
+    tries: int = 5  # deaths of a worker, one after the other, until all is given up if none has ever settled
     grace: float = 15.0  # beyond PROXY_STOP_SECONDS for workers to end
     last_grace: float = 5.0  # after a second signal
+
+    def pause_after(self, deaths: int) -> float:
+        """Return how long to wait after so many quick deaths, one after the other."""
+        if not deaths:
+            return 0.0
+        return min(self.first_pause * 2.0 ** (min(deaths, 64) - 1), self.longest_pause)
 
 
 @dataclass
@@ -49,7 +56,7 @@ class Worker:
 
 
 class Supervisor:
-    """Keeps the workers running until it is told to stop, or until one cannot be started."""
+    """Keeps the workers running until it is told to stop, or until one fails before any has settled."""
 
     def __init__(
         self,
@@ -65,6 +72,7 @@ class Supervisor:
         self._logs = logs
         self._pace = pace or Pace()
         self._workers = [Worker(i) for i in range(settings.workers)]
+        self._has_settled = False  # one of them, at any time
         self._code = DONE
         self._deadline: float | None = None  # set as soon as all shall end
         self._signals = 0
@@ -86,7 +94,7 @@ class Supervisor:
         now = time.monotonic()
         for worker in self._workers:
             if self._deadline is None and worker.pid is None and worker.due <= now:
-                names = {WORKER: str(worker.index), SUPERVISOR: str(os.getpid())}
+                names = {WORKER: str(worker.index), SUPERVISOR: str(os.getpid()), START: hand_down(self._settings)}
                 worker.pid = os.posix_spawn(
                     self._command[0], self._command, {**self._environ, **names}, setpgroup=0, setsigmask=()
                 )
@@ -96,6 +104,8 @@ class Supervisor:
     def _hear(self, number: signal.Signals) -> None:
         if number == signal.SIGHUP:
             self._pass_on(signal.SIGHUP)
+            for worker in self._workers:  # what kept one from starting may have been put right
+                worker.due = 0.0
             return
         self._signals += 1
         self._logs.info("stopping", signal=number.name, workers=len(self._living()))
@@ -120,15 +130,18 @@ class Supervisor:
             self._code = self._code or (DONE if is_fine else FAILED)
             self._logs.info("worker_ended", worker=worker.index, code=code)
             return
+        self._has_settled |= any(now - one.started >= self._pace.settled for one in (worker, *self._living()))
         worker.quick_deaths = 0 if now - worker.started >= self._pace.settled else worker.quick_deaths + 1
-        if code == WRONG_USE or worker.quick_deaths >= self._pace.tries:
+        is_hopeless = code in (FAILED, WRONG_USE) or worker.quick_deaths >= self._pace.tries
+        if is_hopeless and not self._has_settled:
             self._logs.error("worker_given_up", worker=worker.index, code=code, deaths=worker.quick_deaths)
             self._code = WRONG_USE if code == WRONG_USE else FAILED
             self._end(self._settings.stop_seconds + self._pace.grace)
             return
-        pause = min(self._pace.first_pause * 2 ** (worker.quick_deaths - 1), self._pace.longest_pause)
-        worker.due = now + (pause if worker.quick_deaths else 0.0)
-        self._logs.error("worker_died", worker=worker.index, code=code, next_start_seconds=round(worker.due - now, 1))
+        pause = self._pace.pause_after(worker.quick_deaths)
+        worker.due = now + pause
+        told = {"deaths": worker.quick_deaths, "next_start_seconds": round(pause, 1)}
+        self._logs.error("worker_died", worker=worker.index, code=code, **told)
 
     def _kill_late(self) -> None:
         if self._deadline is not None and time.monotonic() >= self._deadline and self._living():
@@ -150,11 +163,12 @@ class Supervisor:
         return min(max(0.0, min(moments, default=math.inf) - time.monotonic()), _LOOK_SECONDS)
 
 
-def supervise(settings: Settings, environ: Mapping[str, str], logs: Logs) -> int:
+def supervise(settings: Settings, environ: Mapping[str, str], logs: Logs, pace: Pace | None = None) -> int:
     """Run the workers that the settings ask for; return the exit code. Raises: ListenError when the address is taken."""
     command = (sys.executable, "-m", "spotinference_proxy")
     with reserved(settings) as address:
-        return Supervisor(settings, command, {**environ, setting_name("listen"): text_of(address)}, logs).run()
+        names = {} if address == settings.listen else {setting_name("listen"): text_of(address)}  # port 0 is one now
+        return Supervisor(replace(settings, listen=address), command, {**environ, **names}, logs, pace).run()
 
 
 @contextmanager

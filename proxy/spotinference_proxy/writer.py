@@ -7,6 +7,7 @@ they are written at once, synced with the next held ones, and written again afte
 """
 
 import contextlib
+import errno
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,17 @@ MAX_SEGMENT_BYTES = 64 * 1024 * 1024
 MAX_SEGMENT_SECONDS = 60.0
 _MAX_LOOSE = 20_000  # kept for a disk that works again; more than can be admitted
 _CREATE_TRIES = 3
+_NOT_A_FOLDER = "expected a folder; move the file away, or choose another folder"
+_NOT_ALLOWED = (
+    "expected a folder that this user may write to; correct its permissions or mount, or choose another folder"
+)
+_NEXT_STEPS = {
+    errno.EEXIST: _NOT_A_FOLDER,
+    errno.ENOTDIR: _NOT_A_FOLDER,
+    errno.EACCES: _NOT_ALLOWED,
+    errno.EPERM: _NOT_ALLOWED,
+    errno.EROFS: _NOT_ALLOWED,
+}
 
 
 class SegmentWriter:
@@ -264,4 +276,5 @@ class SegmentWriter:
 
     def _failed(self, doing: str, error: OSError) -> LogError:
         self.is_broken = True
-        return LogError(f"request log {self._folder}: cannot {doing}: {error}; free space or repair the disk")
+        next_step = _NEXT_STEPS.get(error.errno or 0, "free space or repair the disk")
+        return LogError(f"request log {self._folder}: cannot {doing}: {error}; {next_step}")

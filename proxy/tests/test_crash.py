@@ -50,7 +50,7 @@ def cut(folder: Path, kind: str, cuts: int) -> dict[str, int]:
 @pytest.mark.timeout(7200)
 def test_F003_no_request_whose_client_saw_the_end_is_lost_by_kills_at_random(tmp_path: Path) -> None:
     tally = kill(tmp_path, "durable", 10_000 if IS_SOAK else 150)
-    assert tally["acknowledged"] > 5 * tally["kills"]
+    assert tally["acknowledged"] > tally["kills"]
     assert [tally[name] for name in (*UNHARMED, "died_alone")] == [0] * 5
     assert tally["forgotten"] == 0  # F001, F002: whoever began has an end or is named by a seal
     assert tally["never_ended"] > 0

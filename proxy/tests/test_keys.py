@@ -73,6 +73,14 @@ def test_a_label_that_would_not_stay_on_its_line_is_refused(tmp_path: Path, cloc
     assert not (tmp_path / "keys").exists()
 
 
+@pytest.mark.parametrize(("place", "step"), [("nowhere/keys", "make the folder"), (".", "choose another file")])
+def test_a_keys_file_that_cannot_be_opened_is_named_with_the_next_step(
+    tmp_path: Path, clock, place: str, step: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"keys file {tmp_path / place}: cannot be written .*{step}"):
+        new_key(tmp_path / place, "a", clock())
+
+
 def test_a_key_made_or_removed_while_running_counts_within_a_second(tmp_path: Path, clock, stopwatch) -> None:
     path = tmp_path / "keys"
     first = new_key(path, "a", clock())

@@ -30,9 +30,9 @@ ANYWHERE = {
 class Child:
     """The installed command as a process, and the lines it says."""
 
-    def __init__(self, environ: dict[str, str]) -> None:
+    def __init__(self, environ: dict[str, str], program: tuple[str, str] = ("-m", "spotinference_proxy")) -> None:
         clean = {name: text for name, text in os.environ.items() if not name.startswith("SPOTINFERENCE_")}
-        command = [sys.executable, "-m", "spotinference_proxy"]
+        command = [sys.executable, *program]
         self.process = subprocess.Popen(command, env=clean | environ, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.stderr = self.process.stderr
@@ -40,7 +40,7 @@ class Child:
     def hear(self, event: str) -> dict:
         """Read lines up to one that tells `event`."""
         for line in self.stderr:
-            if (found := json.loads(line))["event"] == event:
+            if line.startswith("{") and (found := json.loads(line))["event"] == event:
                 return found
         raise AssertionError(f"{event}: expected a line, found the end")
 
@@ -54,10 +54,19 @@ class Child:
         return self.process.wait(30)
 
 
+WELL_ON_ITS_WAY = """
+import os, sys
+from spotinference_proxy.logs import Logs
+from spotinference_proxy.settings import read_settings
+from spotinference_proxy.workers import Pace, supervise
+sys.exit(supervise(read_settings(os.environ), os.environ, Logs(), Pace(settled=0.0)))
+"""  # as if its workers had run for a while
+
+
 @contextmanager
-def child(folder: Path, **changes: str) -> Iterator[Child]:
+def child(folder: Path, program: tuple[str, str] = ("-m", "spotinference_proxy"), **changes: str) -> Iterator[Child]:
     names = {f"SPOTINFERENCE_{name}": text for name, text in changes.items()}
-    started = Child(ANYWHERE | {"SPOTINFERENCE_PROXY_LOG_DIR": str(folder)} | names)
+    started = Child(ANYWHERE | {"SPOTINFERENCE_PROXY_LOG_DIR": str(folder)} | names, program)
     try:
         yield started
     finally:
@@ -106,7 +115,8 @@ def test_the_version_is_printed(capsys) -> None:
         (["key", "new", "--label", "a"], {}, 2),
         (["key", "new", "--label", "a\nb"], {"SPOTINFERENCE_PROXY_KEYS_FILE": "/nowhere/keys"}, 2),
         (["key", "list"], {"SPOTINFERENCE_PROXY_KEYS_FILE": "/nowhere/keys"}, 2),
-        (["key", "new", "--label", "a"], {"SPOTINFERENCE_PROXY_KEYS_FILE": "/nowhere/keys"}, 1),
+        (["key", "new", "--label", "a"], {"SPOTINFERENCE_PROXY_KEYS_FILE": "/nowhere/keys"}, 2),
+        ([], {"SPOTINFERENCE_PROXY_UPSTREAMS": '[{"url": "http://gpu..internal"}]'}, 2),
         ([], ANYWHERE | {"SPOTINFERENCE_PROXY_LOG_DIR": "/dev/null/x"}, 1),
     ],
 )
@@ -189,6 +199,47 @@ def test_several_workers_share_an_address_and_have_logs_of_their_own(tmp_path: P
         assert started.end() == 0
     assert {path.suffix for path in tmp_path.iterdir()} == {".jsonl"}
     assert {path.name.partition(".")[0][-2:] for path in tmp_path.iterdir()} == {"-0", "-1"}
+
+
+def test_F001_a_broken_keys_file_and_a_killed_worker_leave_the_others_serving(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    assert run(["key", "new", "--label", "a"], {"SPOTINFERENCE_PROXY_KEYS_FILE": str(keys)}) == 0
+    good = keys.read_text()
+    names = {"PROXY_WORKERS": "2", "PROXY_KEYS_FILE": str(keys)}
+    with child(tmp_path / "log", ("-c", WELL_ON_ITS_WAY), **names) as started:
+        found = [started.hear("listening") for _ in range(2)]
+        keys.write_text(good + "{broken\n")
+        os.kill(found[1]["pid"], signal.SIGKILL)
+        assert [started.hear("worker_died")["code"] for _ in range(3)] == [-9, 2, 2]
+        assert ask(found[0]["admin_address"]) == 200
+        assert ask(found[0]["address"], "/v1/models") == 401
+        keys.write_text(good)
+        assert started.hear("listening")["worker"] == found[1]["worker"]
+        assert started.end() == 0
+
+
+def test_F001_workers_in_the_file_need_a_restart_and_a_killed_worker_is_what_it_was(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("spotinference_proxy_workers = 2\n")
+    with child(tmp_path / "log", ("-c", WELL_ON_ITS_WAY), CONFIG=str(config)) as started:
+        found = {one["worker"]: one for one in (started.hear("listening"), started.hear("listening"))}
+        config.write_text(f"spotinference_proxy_workers = 1\nspotinference_proxy_log_dir = '{tmp_path}'\n")
+        started.process.send_signal(signal.SIGHUP)
+        assert [started.hear("reloaded")["needs_restart"] for _ in range(2)] == [["SPOTINFERENCE_PROXY_WORKERS"]] * 2
+        os.kill(found[1]["pid"], signal.SIGKILL)
+        assert started.hear("settings_kept")["needs_restart"] == ["SPOTINFERENCE_PROXY_WORKERS"]
+        again = started.hear("listening")
+        assert (again["worker"], again["address"]) == (1, found[1]["address"])
+        assert started.end() == 0
+
+
+def test_a_log_folder_that_is_a_file_ends_several_workers_at_their_start(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("")
+    with child(tmp_path / "log", PROXY_WORKERS="2") as started:
+        lines = started.stderr.read().splitlines()
+        assert started.process.wait(60) == 1
+    assert not [line for line in lines if '"worker_died"' in line]
+    assert [line for line in lines if "expected a folder; move the file away" in line]
 
 
 def test_a_worker_ends_when_its_supervisor_is_killed(tmp_path: Path) -> None:

@@ -93,6 +93,44 @@ def test_F005_why_no_request_is_taken_is_said_in_one_line(tmp_path: Path) -> Non
     assert reserve.shortage == "request log: its disk has 300 MiB free, expected at least 512 MiB; free space"
 
 
+@pytest.mark.parametrize(
+    ("least", "said"),
+    [
+        (1_000_000, "0 KiB free, expected at least 977 KiB"),
+        (20 * MIB + 1, "0 MiB free, expected at least 21 MiB"),
+        (1000, "0 bytes free, expected at least 1000 bytes"),
+    ],
+)
+def test_F005_small_limits_are_told_in_small_units(tmp_path: Path, least: int, said: str) -> None:
+    reserve = new_reserve(tmp_path, SmallDisk(300, 300), min_free_bytes=least, min_free_ratio=0.0)
+    reserve.check()
+    assert reserve.shortage == f"request log: its disk has {said}; free space"
+
+
+@pytest.mark.parametrize(
+    ("code", "step"),
+    [
+        (errno.ENOTDIR, "expected a folder; move"),
+        (errno.EACCES, "permissions"),
+        (errno.EROFS, "permissions"),
+        (errno.ENOSPC, "free space or repair the disk"),
+        (errno.EIO, "free space or repair the disk"),
+    ],
+)
+def test_a_start_that_fails_says_what_to_do(tmp_path: Path, clock, code: int, step: str) -> None:
+    calls = Calls(open=lambda *_: (_ for _ in ()).throw(OSError(code, os.strerror(code))))
+    with pytest.raises(LogError, match=f"cannot start: .*; .*{step}"):
+        SegmentWriter(tmp_path, "w", clock, calls=calls).start()
+
+
+def test_a_file_in_the_place_of_the_log_folder_is_named(tmp_path: Path, clock) -> None:
+    (tmp_path / "log").write_text("")
+    for folder in (tmp_path / "log", tmp_path / "log" / "x"):
+        with pytest.raises(LogError, match="expected a folder; move the file away") as caught:
+            SegmentWriter(folder, "w", clock).start()
+        assert "disk" not in str(caught.value)
+
+
 def test_F005_the_reserve_is_given_back_once_and_made_again_when_there_is_room(tmp_path: Path) -> None:
     disk = SmallDisk(1000)
     reserve = new_reserve(tmp_path, disk)

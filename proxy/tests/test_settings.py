@@ -9,10 +9,12 @@ from spotinference_proxy.errors import SettingsError
 from spotinference_proxy.settings import (
     Settings,
     UpstreamSettings,
+    hand_down,
     read_keys_file,
     read_settings,
     reloaded,
     setting_name,
+    take_over,
     writer_name,
 )
 
@@ -91,6 +93,15 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("PROXY_UPSTREAMS", '[{"url": "http://me:secret@x"}]', "without login"),
         ("PROXY_UPSTREAMS", '[{"url": "http://x:99999"}]', "http"),
         ("PROXY_UPSTREAMS", '[{"url": "http://[::1"}]', "http"),
+        ("PROXY_UPSTREAMS", '[{"url": "http://gpu..internal:8000"}]', "host name"),
+        ("PROXY_UPSTREAMS", '[{"url": "http://.gpu:8000"}]', "host name"),
+        ("PROXY_UPSTREAMS", f'[{{"url": "http://{"g" * 64}.internal"}}]', "host name"),
+        ("PROXY_UPSTREAMS", f'[{{"url": "http://{"gpu." * 70}internal"}}]', "host name"),
+        ("PROXY_UPSTREAMS", '[{"url": "http://gpü.internal"}]', "host name"),
+        ("PROXY_UPSTREAMS", '[{"url": "http://gp%75.internal"}]', "host name"),
+        ("PROXY_UPSTREAMS", '[{"url": "http://[gpu]:8000"}]', "host name"),
+        ("PROXY_LISTEN", "gpu..internal:80", "host name"),
+        ("PROXY_WORKER", "x", "whole number"),
         ("PROXY_UPSTREAMS", '[{"url": "http://x/a\\r\\nb"}]', "http"),
         ("PROXY_UPSTREAMS", '[{"url": "http://x", "api_key": "a\\r\\nb: c"}]', "printable"),
         ("PROXY_UPSTREAMS", '[{"url": "http://x"}, {"url": "http://x/"}]', "twice"),
@@ -147,6 +158,46 @@ def test_a_misspelt_name_is_an_error_and_the_pipelines_names_are_not(tmp_path: P
         read_settings(BASE | {"SPOTINFERENCE_CONFIG": str(config)})
     others = {"SPOTINFERENCE_DATA_DIR": "x", "SPOTINFERENCE_PROXYLIKE": "x", "SPOTINFERENCE_PROXY_LOGDIR": ""}
     assert read_settings(BASE | others) == read_settings(BASE)
+
+
+@pytest.mark.parametrize(
+    "host", ["gpu", "gpu-1.internal", "gpu_1", "10.0.0.5", "[::1]", "[fe80::1%25eth0]", "gpu.internal.", "g" * 63]
+)
+def test_control_a_host_that_a_resolver_takes_is_taken(host: str) -> None:
+    found = read_settings({"SPOTINFERENCE_PROXY_UPSTREAMS": f'[{{"url": "http://{host}:8000/vm/7"}}]'})
+    assert found.upstreams[0].url == f"http://{host}:8000/vm/7"
+    host.encode("idna")
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("proxy_listen = '127.0.0.1:1'", "spotinference_proxy_listen"),
+        ("SPOTINFERENCE_PROXY_STOP_SECONDS = 1", "spotinference_proxy_stop_seconds"),
+        ("spotinference_Proxy_Workers = 2", "spotinference_proxy_workers"),
+        ("spotinference-proxy-workers = 2", "spotinference_proxy_workers"),
+        ("keys_file = 'k'", "spotinference_proxy_keys_file"),
+        ("request_log_url = 's3://b'", "spotinference_request_log_url"),
+        ("spotinference_proxyworkers = 2", "names such as"),
+        ("[spotinference_proxy]\nworkers = 2", "outside of tables"),
+        ("[spotinference]\nproxy_workers = 2", "outside of tables"),
+        ('"spotinference_proxy_a\\nb" = 2', "names such as"),
+        ("spotinference_proxy_worker = 0", "no such setting"),
+    ],
+)
+def test_a_name_of_the_file_that_would_be_passed_over_is_an_error(tmp_path: Path, line: str, meant: str) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(f"{line}\n")
+    for read in (read_settings, read_keys_file):
+        with pytest.raises(SettingsError, match=meant) as caught:
+            read(BASE | {"SPOTINFERENCE_PROXY_KEYS_FILE": "k", "SPOTINFERENCE_CONFIG": str(config)})
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_control_the_pipelines_names_in_the_file_are_not_ours_to_judge(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("spotinference_data_dir = 'x'\nspotinference_unheard_of = 1\n[spotinference_models]\nM = [7]\n")
+    assert read_settings(BASE | {"SPOTINFERENCE_CONFIG": str(config)}) == read_settings(BASE)
 
 
 @given(
@@ -222,6 +273,51 @@ def test_what_may_change_at_a_reload_changes_and_the_rest_is_named() -> None:
         "SPOTINFERENCE_REQUEST_LOG_URL",
     ]
     assert reloaded(old, old) == (old, [])
+
+
+def worker_of(handed: Settings, index: int) -> dict[str, str]:
+    return {"SPOTINFERENCE_PROXY_WORKER": str(index), "SPOTINFERENCE_PROXY_START": hand_down(handed)}
+
+
+def test_a_worker_has_what_its_supervisor_started_with_whatever_the_file_says_now() -> None:
+    texts = {
+        "NOW": "2026-11-22T00:00:00+01:00",
+        "PROXY_MAX_IN_FLIGHT": "9",
+        "REQUEST_LOG_URL": "s3://b/p",
+        "PROXY_LOG_DIR": "/var/log/x",
+    }
+    before = BASE | MANY | {f"SPOTINFERENCE_{name}": text for name, text in texts.items()}
+    handed = read_settings(before)
+    first = [take_over(read_settings(before | worker_of(handed, i)), before | worker_of(handed, i)) for i in range(3)]
+    assert [(one.worker, one.workers, one.max_in_flight, rest) for one, rest in first] == [
+        (0, 3, 3, []),
+        (1, 3, 3, []),
+        (2, 3, 3, []),
+    ]
+    now = {
+        "SPOTINFERENCE_PROXY_UPSTREAMS": '[{"url": "http://new", "api_key": "hush"}]',
+        "SPOTINFERENCE_PROXY_WORKERS": "1",
+        "SPOTINFERENCE_PROXY_LOG_DIR": "/elsewhere",
+        "SPOTINFERENCE_PROXY_KEYS_FILE": "/k",
+    }
+    after = before | now | worker_of(handed, 2)
+    again, rest = take_over(read_settings(after), after)
+    assert again == dataclasses.replace(first[2][0], upstreams=read_settings(after).upstreams, keys_file=Path("/k"))
+    assert rest == ["SPOTINFERENCE_PROXY_LOG_DIR", "SPOTINFERENCE_PROXY_WORKERS"]
+    assert reloaded(first[2][0], read_settings(after)) == (again, rest), "a worker that ran on says the same"
+
+
+def test_without_a_supervisor_there_is_nothing_to_take_over() -> None:
+    found = read_settings(BASE)
+    assert take_over(found, BASE) == (found, [])
+    assert take_over(found, BASE | {"SPOTINFERENCE_PROXY_START": hand_down(read_settings(BASE | MANY))}) == (found, [])
+    with pytest.raises(SettingsError, match="SPOTINFERENCE_PROXY_START: expected what a supervisor sets"):
+        read_settings(BASE | {"SPOTINFERENCE_PROXY_WORKER": "0", "SPOTINFERENCE_PROXY_START": "{"})
+
+
+def test_what_is_handed_down_holds_no_key_of_an_upstream() -> None:
+    found = read_settings({"SPOTINFERENCE_PROXY_UPSTREAMS": '[{"url": "http://x", "api_key": "hush"}]'})
+    assert "hush" not in hand_down(found)
 
 
 def test_F038_a_reload_takes_no_keys_away_from_a_public_proxy() -> None:
