@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from spotinference_proxy.errors import LogError
 from spotinference_proxy.record import Row, render_instant
 from spotinference_proxy.relay import Relay, Surroundings
+from spotinference_proxy.upstreams import Upstream
 
 TICK_SECONDS = 1.0
 SWEEP_SECONDS = 0.5
@@ -62,10 +63,8 @@ class Periodic:
 
     async def probe(self) -> None:
         """Probe every upstream, write what changed, give up silent relays of a dead one."""
-        changed = await self._around.pool.probe()
+        changed = await self._probe()
         now = self._around.clock()
-        for upstream in changed:
-            self._around.health_changed(upstream)
         with contextlib.suppress(LogError):
             await self._around.log.commit(*(upstream.health_row(now) for upstream in changed))
         now_seconds = time.monotonic()
@@ -80,7 +79,7 @@ class Periodic:
         around = self._around
         rows = []
         if self._reports_fleet:
-            await around.pool.probe()
+            await self._probe()
             rows = [upstream.health_row(around.clock()) for upstream in around.pool.upstreams]
             engines = await around.pool.engine_rows(around.clock)
             for row in engines:
@@ -88,6 +87,12 @@ class Periodic:
             rows += engines
         with contextlib.suppress(LogError):
             await around.log.commit(*rows, {"k": "beat", "at": render_instant(around.clock())})
+
+    async def _probe(self) -> list[Upstream]:
+        changed = await self._around.pool.probe()
+        for upstream in changed:
+            self._around.health_changed(upstream)
+        return changed
 
     def progress(self) -> None:
         """Queue what vLLM has said so far about every running stream."""

@@ -37,6 +37,7 @@ class UpstreamConnection(asyncio.Protocol):
     _decoder: ChunkedDecoder | None = None
     _left = 0
     _is_paused = False
+    _is_answered = False  # by a byte at least, since the request
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -45,6 +46,7 @@ class UpstreamConnection(asyncio.Protocol):
     def ask(self, request: bytes, taker: AnswerTaker) -> None:
         """Send a whole request; `taker` hears of the answer."""
         self._taker = taker
+        self._is_answered = False
         if self._transport.is_closing():  # the loop has yet to tell us
             asyncio.get_running_loop().call_soon(self._lose)
         else:
@@ -72,6 +74,7 @@ class UpstreamConnection(asyncio.Protocol):
         if taker is None:
             self.close()
             return
+        self._is_answered = True
         try:
             if decoder is not None:  # once a token: the hot path
                 content = decoder.feed(data)
@@ -152,7 +155,7 @@ class UpstreamConnection(asyncio.Protocol):
             taker.answer_ended()
 
     def _lose(self) -> None:
-        taker, is_untouched = self._taker, self._head is None and not self._buffer
+        taker, is_untouched = self._taker, not self._is_answered
         self._forget()
         self.is_reusable = False
         if taker is not None:

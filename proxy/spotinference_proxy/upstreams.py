@@ -26,6 +26,10 @@ def _load(upstream: "Upstream") -> tuple[int, int]:
     return upstream.in_flight, upstream.turn
 
 
+def _serving(model: str | None, upstreams: Sequence["Upstream"]) -> list["Upstream"]:
+    return [one for one in upstreams if model is None or model in one.settings.models or not one.settings.models]
+
+
 class Upstream:
     """One vLLM; `is_ready` is None until it was probed."""
 
@@ -104,25 +108,26 @@ class UpstreamPool:
 
     def __init__(self, settings: Sequence[UpstreamSettings]) -> None:
         self.upstreams = [Upstream(one) for one in settings]
+        self._leaving: list[Upstream] = []  # not in the list any more, but still of use
 
     def configure(self, settings: Sequence[UpstreamSettings]) -> None:
-        """Take a new list: a known URL keeps its state, one that is gone gets no more requests."""
-        known = {upstream.url: upstream for upstream in self.upstreams}
-        following = []
+        """Take a new list: a known URL keeps its state; one that is gone serves only until the new ones are known."""
+        known = {upstream.url: upstream for upstream in self._everyone}
+        self.upstreams = []
         for one in settings:
             upstream = known.pop(one.url, None)
             if upstream is None:
                 upstream = Upstream(one)
             else:
                 upstream.configure(one)
-            following.append(upstream)
-        self.upstreams = following
-        for upstream in known.values():
-            upstream.connections.prune(0)
+            self.upstreams.append(upstream)
+        self._leaving = list(known.values())
 
     def choose(self, model: str | None, excluded: Collection[Upstream] = ()) -> Upstream | None:
         """Return a ready upstream of `model`; of any for no or an unknown model, so that vLLM answers it."""
         ready = [one for one in self.serving(model) if one.is_ready and one not in excluded]
+        if not ready and self._leaving and not self._is_known:
+            ready = [one for one in _serving(model, self._leaving) if one.is_ready and one not in excluded]
         chosen = min(ready, key=_load) if len(ready) > 1 else ready[0] if ready else None
         if chosen is not None:
             chosen.turn = next(_TURN)
@@ -130,26 +135,37 @@ class UpstreamPool:
 
     def serving(self, model: str | None) -> list[Upstream]:
         """Return the upstreams that are asked for `model`, ready or not."""
-        serving = [
-            one for one in self.upstreams if model is None or model in one.settings.models or not one.settings.models
-        ]
-        return serving or self.upstreams
+        return _serving(model, self.upstreams) or self.upstreams
 
     def prune(self) -> None:
         """Close connections kept for too long."""
-        for upstream in self.upstreams:
+        for upstream in self._everyone:
             upstream.connections.prune()
 
     def close(self) -> None:
         """Close every kept connection."""
-        for upstream in self.upstreams:
+        for upstream in self._everyone:
             upstream.connections.prune(0)
 
     async def probe(self) -> list[Upstream]:
-        """Probe all at once; return those whose readiness changed."""
-        upstreams = list(self.upstreams)
+        """Probe all at once, also those that leave; return those whose readiness changed."""
+        upstreams = self._everyone
         changes = await asyncio.gather(*(one.probe() for one in upstreams))
+        if self._is_known:
+            done = [one for one in self._leaving if not one.in_flight]
+            self._leaving = [one for one in self._leaving if one.in_flight]
+            for upstream in done:
+                upstream.connections.prune(0)
         return [one for one, is_changed in zip(upstreams, changes, strict=True) if is_changed]
+
+    @property
+    def _everyone(self) -> list[Upstream]:
+        return [*self.upstreams, *self._leaving]
+
+    @property
+    def _is_known(self) -> bool:
+        """Whether each upstream of the list was probed."""
+        return all(one.is_ready is not None for one in self.upstreams)
 
     async def engine_rows(self, clock: Callable[[], datetime]) -> list[Row]:
         """Scrape the ready upstreams' counters."""

@@ -374,8 +374,8 @@ async def test_F025_a_kept_connection_that_was_closed_before_is_replaced_without
     "ending",
     [
         *ENDINGS,
-        pytest.param("garbles", marks=pytest.mark.xfail(reason="a head that is none counts as no byte")),
-        pytest.param("promises", marks=pytest.mark.xfail(reason="an interim answer counts as no byte")),
+        "garbles",
+        "promises",
     ],
 )
 async def test_F025_a_request_that_got_a_byte_of_an_answer_is_never_made_twice(faulty: Faulty, ending: str) -> None:

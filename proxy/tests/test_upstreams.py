@@ -1,3 +1,6 @@
+import asyncio
+import contextlib
+
 from spotinference_proxy.settings import UpstreamSettings
 from spotinference_proxy.upstreams import UpstreamPool
 
@@ -52,3 +55,48 @@ async def test_a_name_that_no_resolver_takes_is_an_upstream_that_is_not_there() 
     assert await found.probe() == found.upstreams
     assert found.upstreams[0].is_ready is False
     assert "gpu..internal" in (found.upstreams[0].problem or "")
+
+
+async def answering_health(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    writer.close()
+
+
+async def test_one_that_is_gone_from_the_list_serves_until_the_new_ones_are_known() -> None:
+    found = pool(("a",), ("b",))
+    old = found.upstreams[0]
+    async with await asyncio.start_server(answering_health, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        found.configure([UpstreamSettings(f"http://127.0.0.1:{port}", 7, ("a",))])
+        assert found.choose("a") is old
+        assert found.choose("a", (old,)) is None
+        await found.probe()
+        assert found.choose("a") is found.upstreams[0] is not old
+        found.upstreams[0].is_ready = False
+        assert found.choose("a") is None
+        found.close()
+
+
+async def test_one_that_is_gone_from_the_list_is_probed_while_it_has_requests() -> None:
+    found = pool(("a",))
+    old = found.upstreams[0]
+    old.in_flight = 1
+    found.configure([])
+    assert found.choose("a") is None
+    assert await found.probe() == [old]  # nobody listens at its address
+    assert old.is_ready is False
+    old.in_flight, old.is_ready = 0, True
+    assert await found.probe() == [old]
+    old.is_ready = True
+    assert await found.probe() == []
+
+
+async def test_one_that_comes_back_before_its_requests_ended_is_the_same() -> None:
+    found = pool(("a",))
+    old = found.upstreams[0]
+    old.in_flight = 1
+    found.configure([])
+    found.configure([old.settings])
+    assert found.upstreams == [old]

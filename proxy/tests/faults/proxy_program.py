@@ -26,6 +26,7 @@ import uvloop
 from spotinference_proxy import app, tasks
 from spotinference_proxy.app import Proxy, utc_now
 from spotinference_proxy.log import Done, RequestLog
+from spotinference_proxy.logs import Logs
 from spotinference_proxy.record import Row
 from spotinference_proxy.segments import Calls
 from spotinference_proxy.settings import Settings, UpstreamSettings
@@ -100,7 +101,7 @@ async def _live(folder: Path, calls: Calls, upstream: str, tellers: Sequence[int
     writer = SegmentWriter(
         folder, "kill", utc_now, calls=calls, max_bytes=MAX_BYTES, reserve_bytes=0, min_free_bytes=0, min_free_ratio=0
     )
-    proxy = Proxy(settings, writer=writer)
+    proxy = Proxy(settings, writer=writer, logs=Logs(os.open(os.devnull, os.O_WRONLY)))
     await proxy.start()
     for teller in tellers:
         os.write(teller, "{} {}\n".format(*proxy.address).encode())
@@ -197,12 +198,19 @@ class Client:
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
-    async def ask(self, body: bytes, *, leaves: bool = False, path: str = PATH) -> Answer | None:
-        """Return an answer that came whole; None when it did not, or when told to leave in its middle."""
+    async def ask(
+        self, body: bytes, *, leaves: bool = False, tell: Callable[[bytes], object] | None = None
+    ) -> Answer | None:
+        """Return an answer that came whole; None when it did not, or when told to leave in its middle.
+
+        `tell` gets its head before its body comes.
+        """
         length = len(body)
-        self._writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode() + body)
+        self._writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode() + body)
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
+            if tell is not None:
+                tell(head)
             if leaves:
                 return None
             found = re.search(rb"(?i)content-length: ([0-9]+)", head)
@@ -226,6 +234,7 @@ class Engine:
         self.chance = random.Random()
         self.running: dict[bytes, EngineConnection] = {}
         self.connections: set[EngineConnection] = set()
+        self.health_seconds = 0.0
         self.asked = 0
         self.most_running = 0
 
@@ -272,7 +281,8 @@ class EngineConnection(asyncio.Protocol):
         if head.startswith(b"GET ") or b"abort_requests" in head:
             for connection in [one for request_id, one in engine.running.items() if request_id in body]:
                 connection.end_early()
-            self._write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+            asyncio.get_running_loop().call_later(engine.health_seconds, self._write, answer)
             return
         self._id = re.search(rb"(?i)x-request-id: ([^\r]+)", head)[1]
         self._step = 0
