@@ -12,7 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -202,11 +202,16 @@ def tools(**more: Any) -> dict[str, Any]:
     return SAME | {"tools": [{"type": "function", "function": function}], "tool_choice": named, "max_tokens": 90} | more
 
 
+def check_arguments(text: str) -> None:
+    """Expect what the simulated engine calls the tool with; what a real model writes is its own."""
+    assert IS_REAL or json.loads(text) == {"city": "Oslo"}
+
+
 @call
 async def chat_tools(side: Side) -> None:
     found = await side.see_raw(CHAT, side.openai.chat.completions.with_raw_response.create(model=side.model, **tools()))
     (called,) = found.choices[0].message.tool_calls
-    assert json.loads(called.function.arguments) == {"city": "Oslo"}
+    check_arguments(called.function.arguments)
 
 
 @call
@@ -216,7 +221,7 @@ async def chat_tools_stream(side: Side) -> None:
     )
     async with side.openai.chat.completions.stream(model=side.model, stream_options=USAGE, **tools()) as stream:
         final = await stream.get_final_completion()
-    assert json.loads(final.choices[0].message.tool_calls[0].function.arguments) == {"city": "Oslo"}
+    check_arguments(final.choices[0].message.tool_calls[0].function.arguments)
     side.note(CHAT, final.usage)
     side.see(final)
 
@@ -268,7 +273,7 @@ async def embeddings(side: Side) -> None:
     await side.see_raw("/v1/embeddings", create(**asked, encoding_format="float"))
     raw = await create(**asked, encoding_format="bytes")
     usage = json.loads(raw.headers["metadata"])["usage"]
-    side.tokens.append(("/v1/embeddings", usage["prompt_tokens"], usage["completion_tokens"]))
+    side.tokens.append(("/v1/embeddings", usage["prompt_tokens"], 0))
     side.saw.append(raw.content)
 
 
@@ -294,7 +299,8 @@ async def responses_stream(side: Side) -> None:
 async def messages_plain(side: Side) -> None:
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": "word " * 99}], "model": side.model}
     counted = await side.anthropic.messages.count_tokens(**asked)
-    found = await side.see_raw(MESSAGES, side.anthropic.messages.with_raw_response.create(max_tokens=9, **asked))
+    create = side.anthropic.messages.with_raw_response.create
+    found = await side.see_raw(MESSAGES, create(max_tokens=9, temperature=0, **asked))
     usage = found.usage
     cache = (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
     assert counted.input_tokens == usage.input_tokens + cache
@@ -479,15 +485,16 @@ async def test_a_client_sees_through_the_proxy_what_it_sees_without(
     logged = Counter((row["endpoint"], row["prompt_tokens"], row["completion_tokens"]) for row in ends)
     assert not Counter(proxied.tokens) - logged
     if name == "abandoned_stream":
-        assert "client_gone" in {row["end_reason"] for row in ends}
+        assert "client_gone" in {row["end_reason"] for row in ends}, ends
     if front.vllm:
         assert_truth(ends, {one.request_id: one for one in front.vllm.served()[served_directly:]})
 
 
 async def learn(proxied: Side) -> None:
     """Let the proxy see the server's system_fingerprint once: forced usage moves it away, the proxy puts it back."""
-    async for _ in await proxied.openai.chat.completions.create(model=proxied.model, stream=True, **SAME):
-        pass
+    with suppress(*((openai.NotFoundError,) if IS_REAL else ())):  # a pooling server has no chats
+        async for _ in await proxied.openai.chat.completions.create(model=proxied.model, stream=True, **SAME):
+            pass
 
 
 def assert_truth(ends: list[dict[str, Any]], served: dict[str, Any]) -> None:
@@ -523,7 +530,7 @@ async def test_a_comparison_that_must_fail_fails(open_front: Callable[..., Await
     """Negative control: one token more, seen or logged, is noticed."""
     front = await open_front(**FLAGS)
     async with clients_at(front.url, front.key, front.model) as side:
-        await chat_plain(side)
+        await call_or_skip("chat_plain", side)
         once, again = list(side.saw), side.tokens[0]
         side.saw.clear()
         await side.see_raw(

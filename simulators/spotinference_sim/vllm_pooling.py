@@ -3,9 +3,10 @@
 Owns their members, made-up vectors and the places of their usage: in the body, in a header `metadata`
 (`encoding_format` bytes), or nowhere (bytes_only). One sequence for each text or pair.
 
-Source: vLLM 0.32.0; embeddings as recorded, the others' usage as measured.
+Source: vLLM 0.32.0; embeddings as recorded, bytes and the others' usage as measured.
 """
 
+import json
 import struct
 from base64 import b64encode
 from typing import Any
@@ -108,15 +109,16 @@ class EmbeddingsWire(PoolingWire):
         return struct.pack(f"<{DIMENSIONS}f", *self._vector(index))
 
     def _metadata(self, outcome: Outcome) -> str:
-        """Tell the usage beside bytes."""
+        """Tell the usage beside bytes: as vLLM writes it, with blanks, and without completion tokens."""
         size = DIMENSIONS * FLOAT_BYTES
-        about = {"embed_dtype": "float32", "endianness": "native", "shape": [DIMENSIONS]}
         rows = [
-            {"index": index, "start": index * size, "end": (index + 1) * size} | about
+            {"index": index, "embed_dtype": "float32", "endianness": "native"}
+            | {"start": index * size, "end": (index + 1) * size, "shape": [DIMENSIONS]}
             for index in range(len(self.ask.choices))
         ]
         opening = {name: said for name, said in self._opening().items() if name != "object"}
-        return dump(opening | {"data": rows, "usage": self._usage(outcome)}).decode()
+        prompt = outcome.tally.prompt
+        return json.dumps(opening | {"data": rows, "usage": {"prompt_tokens": prompt, "total_tokens": prompt}})
 
     def body(self, outcome: Outcome) -> bytes:
         """Spell the vectors."""

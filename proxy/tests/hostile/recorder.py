@@ -111,6 +111,9 @@ class Recorder:
                 await self._answer(buffer, writer)
         except ConnectionError:
             pass
+        except RuntimeError:  # uvloop's word for a write to a connection that was closed meanwhile
+            if not writer.is_closing():
+                raise
         finally:
             if buffer:
                 self.strays.append(bytes(buffer))
