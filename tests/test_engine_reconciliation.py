@@ -334,6 +334,9 @@ async def test_the_log_is_the_engines_counters_but_for_named_causes(
     assert REQUESTS // 8 < statuses.count(None) < REQUESTS // 2
     books.check_rows()
     rest = books.moved["generation_tokens_total"] - books.completion - books.left_completion
+    sources = Counter(row["usage_source"] for row in books.left)
+    print(f"engine {books.moved['generation_tokens_total']}, finished {books.completion}, left {books.left_completion}")
+    print(f"rest {rest}, left rows {dict(sources)}")
     assert rest >= 0, "a log that has more tokens than the engine made"
     assert rest == 0 or not books.left_is_exact
     assert books.moved["request_generation_tokens_sum"] >= books.completion
