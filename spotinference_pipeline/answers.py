@@ -23,6 +23,8 @@ HISTORY = "/billing/billing/history"
 CREDIT = "/billing/user-credit/credit"
 VIRTUAL_MACHINES = "/core/virtual-machines"
 VOLUMES = "/core/volumes"
+SNAPSHOTS = "/core/snapshots"
+PAYMENTS = "/billing/payment/payment-details"
 PRICE_BOOK = "/pricebook"
 VM_EVENTS = "/core/virtual-machines/{vm_id}/events"
 
