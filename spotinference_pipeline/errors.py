@@ -4,6 +4,7 @@ SpotinferenceError
 ├── OursError                 something here must be mended: settings, files, database
 │   ├── SettingsError         a setting is missing or wrong
 │   ├── RawFileError          a raw file or segment cannot be read or written
+│   ├── SnapshotRunningError  another snapshot is running: nothing is wrong, and nothing to do
 │   ├── WarehouseError        the DuckDB file is damaged, or a table is missing
 │   │   └── WarehouseLockedError  another process has the DuckDB file open
 │   ├── PublicationError      a publication would break its own rules
@@ -27,6 +28,10 @@ class SettingsError(OursError):
 
 class RawFileError(OursError):
     """A raw file or a log segment cannot be read or written."""
+
+
+class SnapshotRunningError(OursError):
+    """Another snapshot is running: nothing is wrong, and nothing to do."""
 
 
 class WarehouseError(OursError):
