@@ -7,7 +7,8 @@ Rings, outermost first; a module imports only from rings below its own (import c
     edges         cli, demo, orchestration, serving
     order         backfill
     stages        snapshot, validated, ledger, transform, checks, publication, verification
-    foundations   hyperstack, history_lists, answers, raw, request_log, batch, hyperstack_rows, log_rows, contracts, states,
-                  charges, warehouse, storage, page, revision, public_files
+    foundations   hyperstack, snapshot_memory, history_lists, http_get, pacing, schema_drift, answers, raw, request_log,
+                  batch, hyperstack_rows, log_rows, contracts, states, charges, warehouse, storage, page, revision,
+                  public_files
     ground        settings, processes, windows, meter, shipped, errors
 """
