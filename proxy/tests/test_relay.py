@@ -769,7 +769,7 @@ async def test_F028_large_bodies_that_vllm_does_not_take_are_bounded(rig) -> Non
         return web.json_response({"bytes": len(await request.read())})
 
     rig.vllm.script = script
-    await rig.start(limits=Limits(held_bytes=41_000_000))
+    await rig.start(limits=Limits(held_bytes=41_000_000, buffered_bytes=100_000_000))
     large = b'{"model":"otter","prompt":"' + b"x" * 8_000_000 + b'"}'
     asked = [asyncio.create_task(rig.post(CHAT, io.BytesIO(large))) for _ in range(8)]
     async with asyncio.timeout(10):
