@@ -6,7 +6,7 @@ Without features a scenario is what it always was. Amounts are whole nano-dollar
 
 from dataclasses import dataclass, fields, replace
 
-from spotinference_sim.fleet import Calendar
+from spotinference_sim.fleet import H100_ID, Calendar
 from spotinference_sim.instants import DAY_S, FOREVER_S, HOUR_S
 from spotinference_sim.kinds import FILESYSTEM, SERVERLESS
 from spotinference_sim.prices import FLAVORS, PriceBook
@@ -145,8 +145,8 @@ def _others(calendar: Calendar, prices: PriceBook, features: Features) -> list[O
     if features.snapshots:
         kept = Spell(start_s + 3 * HOUR_S + 7, FOREVER_S, "SUCCESS", (("disk", stored * 100),))
         gone = Spell(calendar.at(0.3, 16.5), calendar.at(0.8, 7.1) + 43, "SUCCESS", (("disk", stored * 40),))
-        others.append(Other(SNAPSHOT_IDS[0], "golden", (kept,), type_word="snapshot", size=100))
-        others.append(Other(SNAPSHOT_IDS[1], "before-upgrade", (gone,), type_word="snapshot", size=40))
+        others.append(Other(SNAPSHOT_IDS[0], "golden", (kept,), type_word="snapshot", size=100, vm_id=H100_ID))
+        others.append(Other(SNAPSHOT_IDS[1], "before-upgrade", (gone,), type_word="snapshot", size=40, vm_id=H100_ID))
     if features.buckets:
         spells = _growing(calendar, prices.nanos("ObjectStorage", start_s))
         others.append(Other(BUCKET_ID, "logs", spells, type_word="bucket", size=20))

@@ -68,10 +68,18 @@ class HyperstackCore:
         return core_page(call, "instances", searched(call, rows), "Getting VMs successful")
 
     def contract_vms(self, call: Call) -> Json:
-        """List the machines under a contract."""
-        vms = [vm for vm in self._scenario.vms if vm.contract_id == call.id and vm.spell_at(call.now_s)]
-        rows = [self._vm(vm, call.now_s) for vm in vms]
-        return core_page(call, "instances", searched(call, rows), "Getting VMs successful")
+        """List the machines that ran under a contract, in short; deleted ones stay."""
+        rows: list[Json] = []
+        for vm in self._scenario.vms:
+            if vm.contract_id == call.id and vm.created_s <= call.now_s:
+                spell = vm.spell_at(call.now_s)
+                flavor = {"flavor_name": vm.flavor.name, "gpu_count": vm.flavor.gpu_count}
+                lived = {"total_usage_time": min(call.now_s, vm.ended_s) - vm.created_s}
+                dates = {"created_at": text_s(vm.created_s) + "Z"}
+                dates |= {} if spell else {"termination_time": text_s(vm.ended_s) + "Z"}
+                status = {"status": spell.status if spell else "DELETED"}
+                rows.append({"id": vm.id, "name": vm.name_at(call.now_s)} | status | flavor | lived | dates)
+        return {"status": True, "message": "Getting VMs successful", "instances": searched(call, rows)}
 
     def vm(self, call: Call) -> Json:
         """Show one machine."""
@@ -124,8 +132,9 @@ class HyperstackCore:
         """Show one snapshot; its status is a number here, as in the published example."""
         for snapshot in self._scenario.others:
             if snapshot.kind == "snapshot" and snapshot.id == call.id and snapshot.spell_at(call.now_s):
-                row = self._snapshot(snapshot, call.now_s)
-                return {"status": 200, "message": "Getting snapshot successful", "snapshot": row}
+                row = self._snapshot(snapshot, call.now_s) or {}
+                more = {"labels": "", "custom_image": None}
+                return {"status": 200, "message": "Getting snapshot successful", "snapshot": row | more}
         raise not_found(f"Snapshot {call.id} does not exist.")
 
     def flavors(self, _call: Call) -> Json:
@@ -143,13 +152,14 @@ class HyperstackCore:
 
     def environments(self, call: Call) -> Json:
         """List the environments: one."""
-        rows = [ENVIRONMENT | {"created_at": text_s(self._scenario.start_s)}]
+        about = {name: member for name, member in ENVIRONMENT.items() if name != "org_id"}
+        rows = [about | {"created_at": text_s(self._scenario.start_s)}]
         return core_page(call, "environments", rows, "Getting environments successful")
 
-    def regions(self, call: Call) -> Json:
+    def regions(self, _call: Call) -> Json:
         """List the regions."""
         rows = [{"id": 2, "name": REGION, "description": "", "country": "Canada", "features": FEATURES}]
-        return core_page(call, "regions", rows, "Getting regions successful")
+        return {"status": True, "message": "Getting regions successful", "regions": rows}
 
     def _find_vm(self, call: Call) -> Vm:
         for vm in self._scenario.vms:

@@ -82,7 +82,9 @@ class HyperstackHistory:
         return self._detail_envelope(call, {"billing_history": rows, "total_count": len(rows)})
 
     def graph(self, call: Call) -> Json:
-        """Answer with the cost by hour, or by day for more than two days; empty buckets are missing."""
+        """Answer with the cost by hour, or by day for more than two days; empty buckets are missing. AI has no points."""
+        if call.groups["kind"] in AI_TYPES:
+            return self.detail(call)
         start_us, end_us = call.window()
         step_s = self._granularity(start_us, end_us)
         rows: list[Json] = []
@@ -127,7 +129,7 @@ class HyperstackHistory:
                 metrics |= {
                     f"{name}_non_discounted_bill": number(round(costs[name] * factor, 15)) for name in PARTS[1:4]
                 }
-            rows.append({"attributes": self._lines.attributes(resource, call.now_us), "metrics": metrics})
+            rows.append({"attributes": self._named(resource, call.now_us), "metrics": metrics})
         message = "Sub resources costs for the Virtual Machine Retrieved Successfully."
         wrapped = {"org_id": ORG_ID, "billing_history": rows, "total_count": len(rows)}
         return {"status": True, "message": message, "sub_resources_costs": wrapped}
@@ -147,11 +149,15 @@ class HyperstackHistory:
                         metrics.setdefault(f"{name}_incurred_bill_graph", []).append(point)
             totals = self._by_part(resource, start_us, min(end_us, call.now_us))
             metrics |= {f"{name}_incurred_bill": number(round(cost, 15)) for name, cost in totals.items()}
-            rows.append({"attributes": self._lines.attributes(resource, call.now_us), "metrics": metrics})
+            rows.append({"attributes": self._named(resource, call.now_us), "metrics": metrics})
         wrapped: Json = {"org_id": ORG_ID, "billing_history": rows, "total_count": len(rows)}
         wrapped["granularity"] = step_us // SECOND_US
         message = "Sub resources costs datapoints for the Virtual Machine Retrieved Successfully."
         return {"status": True, "message": message, "sub_resources_costs": wrapped}
+
+    def _named(self, resource: Resource, now_us: int) -> Json:
+        about = self._lines.attributes(resource, now_us)
+        return {name: about[name] for name in ("id", "infrahub_id", "resource_name")}
 
     def _granularity(self, start_us: int, end_us: int) -> int:
         is_short = end_us - start_us <= 2 * DAY_S * SECOND_US

@@ -55,7 +55,7 @@ class HyperstackLines:
         }
         if resource.kind == SERVERLESS:
             model = {"base_model": resource.name, "base_model_display_name": resource.name.title()}
-            return about | model | {"lora_adapter": None}
+            return {name: text for name, text in about.items() if name != "id"} | model | {"lora_adapter": None}
         if resource.kind == "contract":
             return about | {"description": "Reserved capacity", "gpu_type": "H100-80G-SXM5"}
         return about | {"contract_id": resource.contract_id}

@@ -11,6 +11,7 @@ from typing import Any
 
 from spotinference_sim.faults import Faults
 from spotinference_sim.hyperstack_calls import Json
+from spotinference_sim.hyperstack_history import AI_TYPES
 from spotinference_sim.instants import HOUR_S, SECOND_US, parse_us, text_s
 
 _INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z?")
@@ -46,7 +47,8 @@ def _walked(faults: Faults, value: Any) -> Any:
 def _by_schema(parts: list[str], body: Json) -> Json:
     """Rename by the schema: `parts` are the type, then the id and `graph` where asked for."""
     kind = parts[0]
-    body = {("status" if name == "success" else name): member for name, member in body.items()}
+    if kind not in AI_TYPES:
+        body = {("status" if name == "success" else name): member for name, member in body.items()}
     wrapper = next(name for name in body if name.startswith("billing_history"))
     wrapped = body.pop(wrapper)
     if len(parts) == 1:
