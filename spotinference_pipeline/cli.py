@@ -19,6 +19,7 @@ import typer
 from spotinference_pipeline import (
     backfill,
     checks,
+    cli_books,
     demo,
     public_files,
     publication,
@@ -298,6 +299,9 @@ def _closed_days(settings: Settings, text: str) -> list[date]:
 
 def _settings() -> Settings:
     return settings_module.read(os.environ)
+
+
+cli_books.add_commands(app, _settings)
 
 
 def _warehouse(settings: Settings) -> AbstractContextManager[Warehouse]:
