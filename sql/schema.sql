@@ -265,6 +265,24 @@ create table if not exists rollup.vm_days (
 comment on column rollup.vm_days.unexplained_changes is
 'status changes that no event explained: cut at the middle of their gap';
 
+-- One row per UTC day: the prepaid balance beside the running counters. Null where there is no prepaid balance.
+create table if not exists rollup.credit_days (
+    utc_day date not null,
+    opened_at timestamptz,
+    closed_at timestamptz,
+    opening_balance_usd decimal(28, 9),
+    closing_balance_usd decimal(28, 9),
+    topped_up_usd decimal(28, 9),
+    usage_usd decimal(28, 9),
+    drift_usd decimal(28, 9),
+    readings bigint not null
+);
+comment on column rollup.credit_days.opened_at is 'last reading at or before the day''s first instant';
+comment on column rollup.credit_days.closed_at is 'last reading at or before the next day''s first instant';
+comment on column rollup.credit_days.readings is 'balances read after opened_at up to closed_at';
+comment on column rollup.credit_days.drift_usd is
+'opening - closing + topped up - usage: above 0, the balance lost more than the counters say';
+
 -- One row per UTC day, answered model and usage_source.
 create table if not exists rollup.token_days (
     utc_day date not null,

@@ -44,7 +44,7 @@ GROUPS = {
         "requests",
         "vm_states",
     },
-    "rollup": {"cost_days", "invoice_days", "resource_days", "snapshot_days", "token_days", "vm_days"},
+    "rollup": {"cost_days", "credit_days", "invoice_days", "resource_days", "snapshot_days", "token_days", "vm_days"},
     "metric": {"cost_parts", "cost_per_mtok", "figures", "inputs", "invoice_residuals", "paid", "served"},
     "publication": {"economics"},
 }

@@ -112,6 +112,7 @@ def _figures(written: Written) -> dict[str, float]:
         "served_tokens",
         "snapshot_coverage_ratio",
         "duty_cycle_ratio",
+        "drift_usd",
     )
     if written.sample.height != 1:
         return {}
