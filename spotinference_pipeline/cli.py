@@ -19,6 +19,7 @@ import typer
 from spotinference_pipeline import (
     backfill,
     checks,
+    cli_books,
     demo,
     public_files,
     publication,
@@ -255,7 +256,13 @@ def _read_status(warehouse: Warehouse, settings: Settings) -> dict[str, Any]:
             (select cast(max(scheduled_at) as varchar) from validated.exchanges where is_good) as last_good_snapshot,
             (select cast(max(finished_at) as varchar) from validated.requests) as last_request,
             (select count(*) from validated.quarantine) as quarantined,
-            (select cast(max(utc_day) as varchar) from metric.cost_per_mtok) as last_built_day
+            (select cast(max(utc_day) as varchar) from metric.cost_per_mtok) as last_built_day,
+            (
+                select cast(max_by(drift_usd, utc_day) as varchar) from rollup.credit_days where drift_usd is not null
+            ) as credit_drift_usd,
+            (
+                select cast(max(utc_day) as varchar) from rollup.credit_days where drift_usd is not null
+            ) as credit_drift_day
         """
     ).row(0, named=True)
     log = Storage(settings.request_log)
@@ -298,6 +305,9 @@ def _closed_days(settings: Settings, text: str) -> list[date]:
 
 def _settings() -> Settings:
     return settings_module.read(os.environ)
+
+
+cli_books.add_commands(app, _settings)
 
 
 def _warehouse(settings: Settings) -> AbstractContextManager[Warehouse]:

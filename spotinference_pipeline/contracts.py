@@ -219,6 +219,26 @@ CONTRACTS: Mapping[str, pa.DataFrameSchema] = {
         },
         strict=True,
     ),
+    "validated.invoice_lines": pa.DataFrameSchema(
+        {
+            "invoice_number": _text(),
+            "revision": _number(pl.Int64, 1, 10**6),
+            "loaded_at": _instant(),
+            "line": _number(pl.Int64, 1, 10**18),
+            "description": _text(),
+            "resource_type": _text(nullable=True),
+            "resource_id": _OPTIONAL_ID,
+            "category": _text(nullable=True),
+            "quantity": _number(MONEY, -(10**12), 10**12, nullable=True),
+            "unit": _text(nullable=True),
+            "billed_usd": _number(MONEY, -_MOST_USD, _MOST_USD),
+            "period_start": pa.Column(pl.Date),
+            "period_end": pa.Column(pl.Date),
+            **_SOURCE,
+        },
+        checks=[_ordered("period_start", "period_end")],
+        strict=True,
+    ),
     "validated.request_stops": pa.DataFrameSchema({"request_id": _text(), **_SOURCE}, strict=True),
 }
 

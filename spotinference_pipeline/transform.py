@@ -11,7 +11,7 @@ from spotinference_pipeline import ledger
 from spotinference_pipeline.errors import WarehouseError
 from spotinference_pipeline.warehouse import Warehouse, read_sql
 
-ROLLUPS = ("rollup.snapshot_days", "rollup.token_days")
+ROLLUPS = ("rollup.snapshot_days", "rollup.token_days", "rollup.credit_days")
 METRICS = (
     "metric.inputs",
     "metric.paid",

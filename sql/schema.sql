@@ -17,7 +17,7 @@ create table if not exists validated.ingested_files (
     rows_repeated bigint not null,
     rows_unknown bigint not null
 );
-comment on column validated.ingested_files.source is 'hyperstack or request_log';
+comment on column validated.ingested_files.source is 'hyperstack, request_log or invoices';
 comment on column validated.ingested_files.rows_unknown is
 'log lines of a kind that this version does not know, part of rows_accepted';
 
@@ -182,6 +182,28 @@ create table if not exists validated.engine_counters (
     source_line bigint not null
 );
 
+-- One row per line of every loaded revision of an invoice, as the operator's file has it. The newest revision counts.
+create table if not exists validated.invoice_lines (
+    invoice_number varchar not null,
+    revision bigint not null,
+    loaded_at timestamptz not null,
+    line bigint not null,
+    description varchar not null,
+    resource_type varchar,
+    resource_id bigint,
+    category varchar,
+    quantity decimal(28, 9),
+    unit varchar,
+    billed_usd decimal(28, 9) not null,
+    period_start date not null,
+    period_end date not null,
+    source_file varchar not null,
+    source_line bigint not null
+);
+comment on column validated.invoice_lines.category is
+'vm, volume, snapshot, bucket, cluster, contract, other or tax; null where the line bills one resource';
+comment on column validated.invoice_lines.period_end is 'first UTC day after the billed period';
+
 -- One row per thing that was refused, with the reason and what was there.
 create table if not exists validated.quarantine (
     source_file varchar not null,
@@ -242,6 +264,24 @@ create table if not exists rollup.vm_days (
 );
 comment on column rollup.vm_days.unexplained_changes is
 'status changes that no event explained: cut at the middle of their gap';
+
+-- One row per UTC day: the prepaid balance beside the running counters. Null where there is no prepaid balance.
+create table if not exists rollup.credit_days (
+    utc_day date not null,
+    opened_at timestamptz,
+    closed_at timestamptz,
+    opening_balance_usd decimal(28, 9),
+    closing_balance_usd decimal(28, 9),
+    topped_up_usd decimal(28, 9),
+    usage_usd decimal(28, 9),
+    drift_usd decimal(28, 9),
+    readings bigint not null
+);
+comment on column rollup.credit_days.opened_at is 'last reading at or before the day''s first instant';
+comment on column rollup.credit_days.closed_at is 'last reading at or before the next day''s first instant';
+comment on column rollup.credit_days.readings is 'balances read after opened_at up to closed_at';
+comment on column rollup.credit_days.drift_usd is
+'opening - closing + topped up - usage: above 0, the balance lost more than the counters say';
 
 -- One row per UTC day, answered model and usage_source.
 create table if not exists rollup.token_days (

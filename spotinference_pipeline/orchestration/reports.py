@@ -72,6 +72,11 @@ def record_tables(context: dg.AssetExecutionContext, tables: Sequence[Written]) 
         )
 
 
+def record_view(context: dg.AssetExecutionContext, rows: int, sample: pl.DataFrame) -> None:
+    """Put what a view says now beside its asset."""
+    context.add_asset_metadata({"dagster/row_count": rows, "rows": dg.MetadataValue.md(_markdown(sample))})
+
+
 def record_publications(context: dg.AssetExecutionContext, days: Sequence[Published], location: str) -> None:
     """Put each day's published revision beside its partition."""
     for day in days:
@@ -107,6 +112,7 @@ def _figures(written: Written) -> dict[str, float]:
         "served_tokens",
         "snapshot_coverage_ratio",
         "duty_cycle_ratio",
+        "drift_usd",
     )
     if written.sample.height != 1:
         return {}
