@@ -87,16 +87,38 @@ def split_day(resource_type: str, meter: Meter, vm: VmFacts | None, start: int, 
         return parts
     cold = union(cold.interval for cold in vm.cold_starts)
     for hour in range(start, end, HOUR):
-        amount = meter.between(hour, hour + HOUR)
-        stretches = meter.stretches(hour, hour + HOUR)
-        weights = _weigh(stretches, vm.busy, cold)
-        if not any(weights.values()):
-            weights = _weigh([replace(s, rate=1, network_rate=0) for s in stretches], vm.busy, cold)
-        if not any(weights.values()):
-            continue
-        for kind, part in zip(weights, apportion(amount, list(weights.values())), strict=True):
+        for kind, part in _split_hour(meter, vm, cold, hour)[0].items():
             parts[kind] += part
     return parts
+
+
+def split_cold_starts(meter: Meter, vm: VmFacts, start: int, end: int) -> dict[int, int]:
+    """Split the cold_start part of [start, end) among the wakes, by their starts; they add up to `split_day`'s exactly."""
+    shares: dict[int, int] = defaultdict(int)
+    cold = union(cold.interval for cold in vm.cold_starts)
+    for hour in range(start, end, HOUR):
+        wakes = [wake for wake in vm.cold_starts if wake.start < hour + HOUR and wake.end > hour]
+        if not wakes:
+            continue
+        parts, stretches = _split_hour(meter, vm, cold, hour)
+        if parts.get("cold_start"):
+            weights = [_weigh(stretches, vm.busy, [wake.interval])["cold_start"] for wake in wakes]
+            for wake, part in zip(wakes, apportion(parts["cold_start"], weights), strict=True):
+                shares[wake.start] += part
+    return shares
+
+
+def _split_hour(meter: Meter, vm: VmFacts, cold: Sequence[Interval], hour: int) -> tuple[dict[str, int], list[Stretch]]:
+    """Split an hour's amount into kinds; give the stretches that it was weighed by, too."""
+    stretches = meter.stretches(hour, hour + HOUR)
+    weights = _weigh(stretches, vm.busy, cold)
+    if not any(weights.values()):
+        stretches = [replace(s, rate=1, network_rate=0) for s in stretches]
+        weights = _weigh(stretches, vm.busy, cold)
+    if not any(weights.values()):
+        return {}, stretches
+    amount = meter.between(hour, hour + HOUR)
+    return dict(zip(weights, apportion(amount, list(weights.values())), strict=True)), stretches
 
 
 def _weigh(stretches: Iterable[Stretch], busy: Sequence[Interval], cold: Sequence[Interval]) -> dict[str, int]:

@@ -76,11 +76,26 @@ class _ResourceDay:
             self.outside += leg.amount - inside
 
 
-def build_day(warehouse: Warehouse, utc_day: date) -> dict[str, int]:
-    """Build the day's rows of the three ledger tables; give their numbers by table.
+@dataclass(frozen=True)
+class Course:
+    """One life with the course of its counter, the credits taken out of it, and its machine's states if it is one."""
 
-    The same validated rows give the same result, whatever was built before.
-    """
+    life: Life
+    vm: VmFacts | None
+    meter: Meter
+    credits: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class DayFacts:
+    """All that the day's rows are made of: every life that touches it, and every machine's states around it."""
+
+    courses: list[Course]
+    vms: dict[int, VmFacts]
+
+
+def read_day(warehouse: Warehouse, utc_day: date) -> DayFacts:
+    """Read what the day's rows are made of, for this module and `wakes`."""
     window = day_window(utc_day)
     start, end = to_microseconds(window.start), to_microseconds(window.end)
     lives = _read_lives(warehouse, window.start, window.end)
@@ -90,16 +105,31 @@ def build_day(warehouse: Warehouse, utc_day: date) -> dict[str, int]:
     )
     facts = _read_vm_facts(warehouse, _instant(reach[0]) - LOOK_AROUND, _instant(reach[1]) + LOOK_AROUND, window)
     ip_rate = _read_public_ip_rate(warehouse, window.end)
-    resources: dict[tuple[str, int], _ResourceDay] = {}
+    courses = []
     for life in lives:
         vm = facts.get(life.resource_id) if life.resource_type == "vm" else None
-        meter, credits = build_meter(life.readings, vm, ip_rate)
-        parts = split_day(life.resource_type, meter, vm, start, end)
-        parts["credit"] += sum(amount for at, amount in credits if start <= at < end)
+        courses.append(Course(life, vm, *build_meter(life.readings, vm, ip_rate)))
+    return DayFacts(courses, facts)
+
+
+def build_day(warehouse: Warehouse, utc_day: date, facts: DayFacts | None = None) -> dict[str, int]:
+    """Build the day's rows of the three ledger tables; give their numbers by table.
+
+    The same validated rows give the same result, whatever was built before. `facts`: what `read_day` gave, if it is at hand.
+    """
+    facts = facts or read_day(warehouse, utc_day)
+    window = day_window(utc_day)
+    start, end = to_microseconds(window.start), to_microseconds(window.end)
+    resources: dict[tuple[str, int], _ResourceDay] = {}
+    for course in facts.courses:
+        life = course.life
+        parts = split_day(life.resource_type, course.meter, course.vm, start, end)
+        parts["credit"] += sum(amount for at, amount in course.credits if start <= at < end)
         key = life.resource_type, life.resource_id
-        resources.setdefault(key, _ResourceDay(life.name, life.is_excluded)).add(life, meter, parts, (start, end))
-    vm_lives = [life for life in lives if life.resource_type == "vm"]
-    vms = [_vm_row(utc_day, vm_id, facts[vm_id], vm_lives, (start, end)) for vm_id in sorted(facts)]
+        day = resources.setdefault(key, _ResourceDay(life.name, life.is_excluded))
+        day.add(life, course.meter, parts, (start, end))
+    vm_lives = [course.life for course in facts.courses if course.life.resource_type == "vm"]
+    vms = [_vm_row(utc_day, vm_id, facts.vms[vm_id], vm_lives, (start, end)) for vm_id in sorted(facts.vms)]
     return _store(warehouse, utc_day, resources, vms)
 
 

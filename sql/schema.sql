@@ -265,6 +265,31 @@ create table if not exists rollup.vm_days (
 comment on column rollup.vm_days.unexplained_changes is
 'status changes that no event explained: cut at the middle of their gap';
 
+-- One row per UTC day and wake that began or was cold on it. Sums to the cold_start of rollup.cost_days and vm_days.
+create table if not exists rollup.wake_days (
+    utc_day date not null,
+    vm_id bigint not null,
+    started_at timestamptz not null,
+    found_by varchar not null,
+    ready_at timestamptz,
+    ready_by varchar,
+    is_failed boolean not null,
+    cold_seconds decimal(18, 6) not null,
+    cost_usd decimal(38, 15) not null
+);
+comment on column rollup.wake_days.started_at is 'first second that is billed as ACTIVE';
+comment on column rollup.wake_days.found_by is 'event: its second is known; gap_middle: it was seen after a gap';
+comment on column rollup.wake_days.ready_by is 'probe or first_byte; null where it was not ready';
+
+-- One row per UTC day and time at which a VM left ACTIVE.
+create table if not exists rollup.parks (
+    utc_day date not null,
+    vm_id bigint not null,
+    parked_at timestamptz not null,
+    vm_status varchar not null,
+    found_by varchar not null
+);
+
 -- One row per UTC day: the prepaid balance beside the running counters. Null where there is no prepaid balance.
 create table if not exists rollup.credit_days (
     utc_day date not null,

@@ -33,6 +33,8 @@ VALIDATED = {
 LEDGER = {
     "rollup.resource_days": "What each resource's counter moved by on a day.",
     "rollup.cost_days": "The ledger: what each resource cost on a day, and what for: busy, idle, cold start, parked, storage ...",
+    "rollup.wake_days": "What each wake of a machine cost on a day until its engine was ready. rollup/wakes has whole wakes.",
+    "rollup.parks": "When machines left ACTIVE on a day.",
     "rollup.vm_days": "Where each machine's time went on a day: alive, on, busy, starting.",
 }
 SOURCES = {

@@ -6,7 +6,7 @@ from datetime import date
 
 import polars as pl
 
-from spotinference_pipeline import checks, ledger, publication, raw, snapshot, transform, validated
+from spotinference_pipeline import checks, publication, raw, snapshot, transform, validated
 from spotinference_pipeline.hyperstack import Hyperstack, minute_of
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
@@ -70,7 +70,7 @@ def build_ledger(settings: Settings, days: Sequence[date]) -> list[Written]:
         return [
             Written(table, day, rows, _sample(warehouse, table, day))
             for day in days
-            for table, rows in ledger.build_day(warehouse, day).items()
+            for table, rows in transform.build_ledger(warehouse, day).items()
         ]
 
 
