@@ -4,6 +4,7 @@ Owns the translation of names and units, and the one named rounding of money: ru
 nano-dollars, which takes off the noise of binary floats (1e-9 and below) and nothing else.
 """
 
+import hashlib
 import re
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -53,13 +54,17 @@ _TABLES = {
     answers.Price: "validated.prices",
     answers.Credit: "validated.credit_balances",
     answers.BillingRow: "validated.billing_history",
+    answers.GraphPoint: "validated.billing_graphs",
+    answers.BillingEvent: "validated.billing_events",
 }
 
 
 def add_exchange(batch: Batch, exchange: Exchange, file: str, line: int) -> tuple[Any, ...]:
     """Add an exchange's items to the batch; give its own row for `validated.exchanges`."""
     problem, items = exchange.error, None
-    if exchange.status is not None and exchange.status != 200:
+    if exchange.status == 404 and answers.is_empty_list(exchange.endpoint, exchange.body_bytes() or b""):
+        items = 0
+    elif exchange.status is not None and exchange.status != 200:
         problem = f"status {exchange.status}"
     elif exchange.status == 200:
         content = b""
@@ -80,7 +85,7 @@ def add_exchange(batch: Batch, exchange: Exchange, file: str, line: int) -> tupl
         exchange.endpoint,
         "&".join(f"{name}={text}" for name, text in exchange.query.items()),
         exchange.status,
-        exchange.status == 200 and problem is None,
+        problem is None,
         items,
         problem,
         file,
@@ -152,6 +157,15 @@ def _rows(exchange: Exchange, item: answers.Item) -> list[tuple[Any, ...]]:
             return [(at, _round(item.credit, NANO_DOLLAR))]
         case answers.BillingRow():
             return _history_rows(exchange, item)
+        case answers.GraphPoint():
+            _, kind, resource_id, _ = exchange.endpoint.removeprefix(answers.HISTORY).split("/")
+            amount = _round(item.value, HISTORY_UNIT)
+            return [(at, type_of_list(kind), int(resource_id), answers.utc(item.datetime), item.granularity, amount)]
+        case answers.BillingEvent():
+            price = item.price_per_hour
+            vm_id = int(exchange.endpoint.split("/")[-2])
+            rate = None if price is None else _round(price, RATE_UNIT)
+            return [(at, vm_id, answers.utc(item.start), item.event, rate)]
 
 
 def _usage_row(at: datetime, item: answers.UsageItem) -> tuple[Any, ...]:
@@ -176,24 +190,44 @@ def _fleet_row(at: datetime, item: answers.VirtualMachine) -> tuple[Any, ...]:
     return at, item.id, "fleet", item.status, None, None, has_public_ip, flavor.gpu or None, flavor.gpu_count
 
 
+def type_of_list(kind: str) -> str:
+    """Give our resource type of a history list: that of the running counters, where they have one."""
+    return "vm" if kind == "virtual-machine" else kind
+
+
 def _history_rows(exchange: Exchange, item: answers.BillingRow) -> list[tuple[Any, ...]]:
     """Give one row per amount of money; other figures of the answer stay in the raw file."""
-    kind = exchange.endpoint.removeprefix(answers.HISTORY).strip("/").partition("/")[0] or "organisation"
+    kind = exchange.endpoint.removeprefix(answers.HISTORY).strip("/") or "organisation"
     start, end = (parse_instant(exchange.query[name]) for name in ("start_date", "end_date"))
     if end - start < timedelta(0):
         raise ValueError("window runs backwards")
+    about = item.attributes
     return [
         (
             exchange.observed_at,
             start,
             end,
-            kind,
-            item.attributes.infrahub_id,
+            type_of_list(kind),
+            None if kind == "organisation" else _resource_id(about),
+            about.id,
+            about.resource_name,
             figure,
             _round(amount, HISTORY_UNIT),
         )
         for figure, amount in item.amounts().items()
     ]
+
+
+def _resource_id(about: answers.BillingAttributes) -> int:
+    """Give Hyperstack's number of a line; where it has none, one made of the billing system's id, far above all others.
+
+    Raises: ValueError when the line has neither.
+    """
+    if about.infrahub_id is not None:
+        return about.infrahub_id
+    if about.id is None:
+        raise ValueError("line without an id")
+    return 2**60 + int.from_bytes(hashlib.sha256(about.id.encode()).digest()[:7])
 
 
 def _round(amount: Decimal, unit: Decimal) -> Decimal:
