@@ -10,7 +10,7 @@ Writes rollup.resource_days, rollup.cost_days, rollup.vm_days, rollup.adjustment
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -101,7 +101,8 @@ class _Day:
         resource.name, resource.is_excluded = life.name, life.is_excluded
         if life.is_excluded:
             return
-        vm = self.facts.get(life.resource_id) if life.resource_type == "vm" else None
+        known = self.facts.get(life.resource_id) if life.resource_type == "vm" else None
+        vm = replace(known, rates={}) if known else None  # what other days show moves nothing over midnight
         meter, credits = build_meter(life.readings, vm, self.ip_rate)
         own.amount += meter.between(self.start, self.end)
         own.credit += sum(amount for at, amount in credits if self.start <= at < self.end)
@@ -111,7 +112,7 @@ class _Day:
             resource.edge += inside
             resource.outside += leg.amount - inside
         if self.has_book:
-            self._look_beyond(own, life, vm)
+            self._look_beyond(own, life, known)
         else:
             own.shares += share_day(life.resource_type, meter, vm, self.start, self.end)
 
