@@ -7,7 +7,7 @@ Rings, outermost first; a module imports only from rings below its own (import c
     edges         cli, demo, orchestration, serving
     order         backfill
     stages        snapshot, validated, ledger, transform, checks, publication, verification
-    foundations   settlement, books, readings, hyperstack, answers, raw, request_log, batch, hyperstack_rows, log_rows,
-                  contracts, states, charges, warehouse, storage, page, revision, public_files
+    foundations   settlement, books, readings, hyperstack, history_lists, answers, raw, request_log, batch,
+                  hyperstack_rows, log_rows, contracts, states, charges, warehouse, storage, page, revision, public_files
     ground        settings, processes, windows, meter, shipped, errors
 """
