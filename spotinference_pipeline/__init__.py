@@ -6,8 +6,8 @@ Stages, in the order of the data: raw, validated, rollup, metric, publication. A
 Rings, outermost first; a module imports only from rings below its own (import contracts in pyproject.toml):
     edges         cli, demo, orchestration, serving
     order         backfill
-    stages        snapshot, validated, ledger, transform, checks, publication, verification
-    foundations   settlement, books, readings, hyperstack, history_lists, answers, raw, request_log, batch,
-                  hyperstack_rows, log_rows, contracts, states, charges, warehouse, storage, page, revision, public_files
+    stages        snapshot, reconciliation, validated, ledger, transform, checks, publication, verification
+    foundations   own_days, settlement, books, readings, hyperstack, history_lists, answers, raw, request_log,
+                  batch, hyperstack_rows, log_rows, contracts, states, charges, warehouse, storage, page, revision, public_files
     ground        settings, processes, windows, meter, shipped, errors
 """

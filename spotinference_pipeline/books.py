@@ -98,6 +98,7 @@ class Book:
     observed_at: datetime
     organisation: int
     lines: Mapping[Key, Line] = field(default_factory=dict)
+    source_file: str = ""
 
     @property
     def unattributed(self) -> int:
@@ -106,7 +107,7 @@ class Book:
 
 
 def read_books(warehouse: Warehouse, utc_day: date) -> list[Book]:
-    """Give the day's complete and settled books, oldest first; of equal neighbours the first alone."""
+    """Give the day's complete and settled books, oldest first; one that says nothing new is one too."""
     window = day_window(utc_day)
     settled = window.end + SETTLE
     endpoints = [HISTORY, *(f"{HISTORY}/{kind}" for kind in HISTORY_LISTS)]
@@ -124,7 +125,7 @@ def read_books(warehouse: Warehouse, utc_day: date) -> list[Book]:
     for file, observed_at in files.iter_rows():
         organisation = by_file[file].pop(("organisation", 0), None)
         if organisation is not None:
-            books.append(Book(observed_at, organisation.bill, by_file[file]))
+            books.append(Book(observed_at, organisation.bill, by_file[file], file))
     return books
 
 

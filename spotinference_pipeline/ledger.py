@@ -10,10 +10,8 @@ Writes rollup.resource_days, rollup.cost_days, rollup.vm_days, rollup.adjustment
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from itertools import pairwise
 from typing import Any
 
 import polars as pl
@@ -21,9 +19,10 @@ import polars as pl
 from spotinference_pipeline.answers import HISTORY_LISTS
 from spotinference_pipeline.batch import to_frame
 from spotinference_pipeline.books import FINAL, Book, Key, read_books
-from spotinference_pipeline.charges import Reading, Share, VmFacts, add_shares, build_meter, extend, share_day
+from spotinference_pipeline.charges import Reading, VmFacts, add_shares
 from spotinference_pipeline.hyperstack_rows import type_of_list
 from spotinference_pipeline.meter import Interval, intersect, length, subtract, union
+from spotinference_pipeline.own_days import Measure, ResourceDay
 from spotinference_pipeline.readings import (
     LOOK_AROUND,
     Life,
@@ -33,7 +32,7 @@ from spotinference_pipeline.readings import (
     read_public_ip_rate,
     read_vm_facts,
 )
-from spotinference_pipeline.settlement import HOLE, UNATTRIBUTED, Adjustment, OwnDay, divide, settle
+from spotinference_pipeline.settlement import UNATTRIBUTED, Adjustment, divide, is_agreed, settle
 from spotinference_pipeline.warehouse import Warehouse
 from spotinference_pipeline.windows import Window, day_window, to_microseconds
 
@@ -63,78 +62,12 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
         "first_book_at": _INSTANT,
         "last_book_at": _INSTANT,
         "is_final": pl.Boolean,
+        "is_agreed": pl.Boolean,
     }
     | dict.fromkeys(("billed_usd", "counter_usd", "residual_usd", "unattributed_usd"), _MONEY),
 }
 LISTED_TYPES = frozenset({*map(type_of_list, HISTORY_LISTS), UNATTRIBUTED[0]})
 """Resource types that books have lines of."""
-
-
-@dataclass
-class _ResourceDay:
-    """What all lives of one resource come to on the day."""
-
-    name: str | None = None
-    is_excluded: bool = False
-    own: OwnDay = field(default_factory=OwnDay)
-    kinds: Mapping[str, int] = field(default_factory=dict)
-    edge: int = 0
-    outside: int = 0
-    source: str = "counters"
-
-
-@dataclass(frozen=True)
-class _Day:
-    """What one day's resources are measured with."""
-
-    start: int
-    end: int
-    facts: Mapping[int, VmFacts]
-    ip_rate: int
-    graphs: Mapping[Key, Mapping[int, int]]
-    has_book: bool
-
-    def add(self, resource: _ResourceDay, life: Life) -> None:
-        """Add one life. Excluded resources cost nothing and stay visible."""
-        own = resource.own
-        own.readings += sum(self.start <= r.at < self.end and r.rate is not None for r in life.readings)
-        resource.name, resource.is_excluded = life.name, life.is_excluded
-        if life.is_excluded:
-            return
-        known = self.facts.get(life.resource_id) if life.resource_type == "vm" else None
-        vm = replace(known, rates={}) if known else None  # what other days show moves nothing over midnight
-        meter, credits = build_meter(life.readings, vm, self.ip_rate)
-        own.amount += meter.between(self.start, self.end)
-        own.credit += sum(amount for at, amount in credits if self.start <= at < self.end)
-        for leg in {meter.straddling(instant) for instant in (self.start, self.end)} - {None}:
-            assert leg is not None
-            inside = meter.between(max(leg.start, self.start), min(leg.end, self.end))
-            resource.edge += inside
-            resource.outside += leg.amount - inside
-        if self.has_book:
-            self._look_beyond(own, life, known)
-        else:
-            own.shares += share_day(life.resource_type, meter, vm, self.start, self.end)
-
-    def _look_beyond(self, own: OwnDay, life: Life, vm: VmFacts | None) -> None:
-        """Take the shares as far as the life goes, with the graph's amounts where nobody looked."""
-        readings = life.readings
-        if not life.is_ended and readings[-1].at < self.end:
-            readings = extend(readings, self.end, vm, self.ip_rate)
-        gaps = [(before.at, after.at) for before, after in pairwise(readings) if after.at - before.at >= HOLE]
-        holes = intersect(union(gaps), [(self.start, self.end)])
-        meter, _ = build_meter(readings, vm, self.ip_rate)
-        shares = share_day(life.resource_type, meter, vm, self.start, self.end)
-        graph = self.graphs.get((life.resource_type, life.resource_id))
-        if graph and vm and holes:
-            shares = [
-                Share(share.start, share.end, graph.get(share.start, 0), share.weights)
-                if any(low < share.end and high > share.start for low, high in holes)
-                else share
-                for share in shares
-            ]
-        own.shares += shares
-        own.holes = union([*own.holes, *holes])
 
 
 def build_day(warehouse: Warehouse, utc_day: date) -> dict[str, int]:
@@ -147,10 +80,10 @@ def build_day(warehouse: Warehouse, utc_day: date) -> dict[str, int]:
     books = read_books(warehouse, utc_day)
     lives = _lives(warehouse, window, books)
     facts = learn_rates(_facts(warehouse, lives, window), lives)
-    day = _Day(
+    day = Measure(
         start, end, facts, read_public_ip_rate(warehouse, window.end), read_graphs(warehouse, window), bool(books)
     )
-    resources: dict[Key, _ResourceDay] = defaultdict(_ResourceDay)
+    resources: dict[Key, ResourceDay] = defaultdict(ResourceDay)
     for life in lives:
         day.add(resources[life.resource_type, life.resource_id], life)
     adjustments = settle({key: found.own for key, found in resources.items()}, books, LISTED_TYPES) if books else []
@@ -166,14 +99,13 @@ def build_day(warehouse: Warehouse, utc_day: date) -> dict[str, int]:
 
 def _lives(warehouse: Warehouse, window: Window, books: Sequence[Book]) -> list[Life]:
     """Read the lives that are in the day; a line of the newest book that nobody ever saw is a life too."""
-    start, end = to_microseconds(window.start), to_microseconds(window.end)
+    start = to_microseconds(window.start)
     lives = read_lives(warehouse, window.start, window.end)
     lines = books[-1].lines if books else {}
     billed = {(life.resource_type, life.resource_id) for life in lives} & lines.keys()
     lives = [life for life in lives if life.readings[-1].at > start or (life.resource_type, life.resource_id) in billed]
     for key in sorted(lines.keys() - billed):
-        readings = [Reading(start, 0, None), Reading(end, 0, 1)]
-        lives.append(Life(*key, lines[key].name, readings, is_excluded=False))
+        lives.append(Life(*key, lines[key].name, [Reading(start, 0, None)], is_excluded=False))
     return lives
 
 
@@ -183,7 +115,7 @@ def _facts(warehouse: Warehouse, lives: Sequence[Life], window: Window) -> dict[
     return read_vm_facts(warehouse, low - LOOK_AROUND, high + LOOK_AROUND, window)
 
 
-def _close(resources: dict[Key, _ResourceDay], books: Sequence[Book], adjustments: Sequence[Adjustment]) -> None:
+def _close(resources: dict[Key, ResourceDay], books: Sequence[Book], adjustments: Sequence[Adjustment]) -> None:
     """Settle each resource: what was billed where a book says so, else what its counters say."""
     if books and any(adjustment.key == UNATTRIBUTED for adjustment in adjustments):
         resources[UNATTRIBUTED].name = UNATTRIBUTED[0]
@@ -225,7 +157,7 @@ def _vm_row(utc_day: date, vm_id: int, vm: VmFacts, lives: Sequence[Life], day: 
 def _store(
     warehouse: Warehouse,
     utc_day: date,
-    resources: Mapping[Key, _ResourceDay],
+    resources: Mapping[Key, ResourceDay],
     vms: Sequence[tuple[Any, ...]],
     adjustments: Sequence[Adjustment],
     books: Sequence[Book],
@@ -256,7 +188,8 @@ def _reconciliation_row(
     residual = sum(abs(one.amount) for one in adjustments if one.key != UNATTRIBUTED and one.booked_at == first)
     unattributed = sum(one.amount for one in adjustments if one.key == UNATTRIBUTED)
     amounts = (_usd(amount) for amount in (books[-1].organisation, counted, residual, unattributed))
-    return utc_day, len(books), first, last, last >= day_window(utc_day).end + FINAL, *amounts
+    is_final = last >= day_window(utc_day).end + FINAL
+    return utc_day, len(books), first, last, is_final, is_agreed(adjustments, books), *amounts
 
 
 def _usd(femto: int) -> Decimal:

@@ -23,6 +23,12 @@ NOISE = 10**9
 """Femto-dollars (1e-6 USD) that are always within tolerance."""
 HOLE = 900_000_000
 """Microseconds between two readings from which time counts as unseen: minutes are missed now and then."""
+MOST_RESIDUAL_USD, MOST_RESIDUAL_PART = 50 * 10**13, 1000
+"""Our counters agree with a book up to 0.50 USD or a thousandth of the bill, whichever is more ..."""
+MOST_UNATTRIBUTED_PART = 100
+"""... and lines with the organisation's total up to a hundredth of it. Beyond that somebody must look."""
+EXPLAINED = frozenset({"gap", "unseen"})
+"""Reasons of the first book that say that nobody looked: they tell nothing of whether our counters are right."""
 
 
 @dataclass
@@ -34,6 +40,8 @@ class OwnDay:
     amount: int = 0
     """What the counters moved by, credits apart."""
     credit: int = 0
+    billed_credit: int = 0
+    """The credits that a bill of the day holds: those that our counters or, where nobody looked, a graph showed in it."""
     readings: int = 0
 
     @property
@@ -74,6 +82,19 @@ def settle(own: Mapping[Key, OwnDay], books: Sequence[Book], listed_types: froze
     return adjustments
 
 
+def is_agreed(adjustments: Sequence[Adjustment], books: Sequence[Book]) -> bool:
+    """Tell whether our counters agree with the first book where somebody looked, and the newest book with itself."""
+    bill, first = books[-1].organisation, books[0].observed_at
+    residual = sum(
+        abs(one.amount)
+        for one in adjustments
+        if one.key != UNATTRIBUTED and one.booked_at == first and one.reason not in EXPLAINED
+    )
+    unattributed = sum(one.amount for one in adjustments if one.key == UNATTRIBUTED)
+    most = max(MOST_RESIDUAL_USD, abs(bill) // MOST_RESIDUAL_PART)
+    return residual <= most and -NOISE <= unattributed <= max(abs(bill) // MOST_UNATTRIBUTED_PART, NOISE)
+
+
 def _explain(key: Key, own: OwnDay | None, difference: int, tolerance: int) -> str:
     if key == UNATTRIBUTED:
         return "unattributed"
@@ -92,7 +113,7 @@ def divide(resource_type: str, own: OwnDay, bill: int) -> dict[str, int]:
     Credits stay as they were seen. Hours that were seen keep their amounts and what is left goes to the hours that were
     not; where that cannot be, all hours give or take alike.
     """
-    spent = bill - own.credit
+    spent = bill - own.billed_credit
     if spent < 0:
         return {"credit": bill}
     shares = _fill(own, spent)
@@ -101,7 +122,7 @@ def divide(resource_type: str, own: OwnDay, bill: int) -> dict[str, int]:
     if sum(positive.values()) != spent:
         weights = positive or {kind_of(resource_type): 1}
         positive = dict(zip(weights, apportion(spent, list(weights.values())), strict=True))
-    return positive | ({"credit": own.credit} if own.credit else {})
+    return positive | ({"credit": own.billed_credit} if own.billed_credit else {})
 
 
 def _fill(own: OwnDay, spent: int) -> list[Share]:

@@ -247,7 +247,7 @@ create table if not exists rollup.resource_days (
 comment on column rollup.resource_days.cost_usd is
 'what Hyperstack''s books say where there is one, else counter_usd';
 comment on column rollup.resource_days.source is
-'counters; books: the bill; books, hours inferred: the bill, part of the day was not seen and is divided by graph, events and rates';
+'counters; books: the bill; books, hours inferred: the bill, unseen time divided by graph, events and rates';
 comment on column rollup.resource_days.unseen_seconds is
 'of the day, in gaps of 15 minutes or more between two readings; 0 without a book';
 comment on column rollup.resource_days.edge_usd is
@@ -283,13 +283,16 @@ create table if not exists rollup.reconciliation_days (
     first_book_at timestamptz not null,
     last_book_at timestamptz not null,
     is_final boolean not null,
+    is_agreed boolean not null,
     billed_usd decimal(38, 15) not null,
     counter_usd decimal(38, 15) not null,
     residual_usd decimal(38, 15) not null,
     unattributed_usd decimal(38, 15) not null
 );
-comment on column rollup.reconciliation_days.books is 'that said something new';
+comment on column rollup.reconciliation_days.books is 'that were read as a whole, 2 hours after the day or later';
 comment on column rollup.reconciliation_days.is_final is 'read at D+3 or later';
+comment on column rollup.reconciliation_days.is_agreed is
+'where somebody looked our counters are within 0.50 USD or 0.1 % of the bill, and unattributed is 0 to 1 % of it';
 comment on column rollup.reconciliation_days.residual_usd is
 'sum of |first book''s line - our own ledger|, before it was booked; without what is unattributed';
 
