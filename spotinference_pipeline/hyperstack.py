@@ -20,13 +20,16 @@ import stamina
 from spotinference_pipeline.answers import (
     CREDIT,
     HISTORY,
+    PAYMENTS,
     PRICE_BOOK,
+    SNAPSHOTS,
     USAGE,
     VIRTUAL_MACHINES,
     VM_EVENTS,
     VOLUMES,
 )
 from spotinference_pipeline.errors import HyperstackError
+from spotinference_pipeline.history_lists import UNPAGED, identities, is_full
 from spotinference_pipeline.raw import Exchange, body_members
 
 READS = re.compile(
@@ -44,6 +47,11 @@ BUDGET_SECONDS = 28.0
 """After this time a snapshot asks nothing more: with the last answer's time it stays within 50 seconds."""
 BODY_LIMIT_BYTES = 64 * 2**20
 RETRYABLE_STATUSES = frozenset({500, 502, 503, 504})
+ROWS_PER_PAGE = 100
+MOST_PAGES = 100
+"""Most pages of one pass through a list: 10,000 resources."""
+MOST_PASSES = 3
+"""A list of several pages moves while it is read; it is read again until two passes name the same rows."""
 
 
 stamina.instrumentation.set_on_retry_hooks([])
@@ -57,7 +65,8 @@ class _TryAgainError(Exception):
 class Hyperstack:
     """One method per endpoint; each returns every exchange that it took, failed ones included, oldest first.
 
-    One client is one snapshot: what it is asked after BUDGET_SECONDS it answers itself, with an exchange that says so.
+    One client is one snapshot: what it is asked after `budget_seconds` it answers itself, with an exchange that says
+    so. Readers of the books, who are not on the minute path, give it more.
     `attempts`: tries of one call within the same snapshot. A 429 is never tried again at once: the limit is by minute.
     """
 
@@ -68,11 +77,13 @@ class Hyperstack:
         clock: Callable[[], datetime],
         *,
         attempts: int = 2,
+        budget_seconds: float = BUDGET_SECONDS,
         elapsed: Callable[[], float] = time.monotonic,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._clock = clock
         self._attempts = attempts
+        self._budget_seconds = budget_seconds
         self._elapsed = elapsed
         self._began = elapsed()
         self._client = httpx.Client(
@@ -97,7 +108,7 @@ class Hyperstack:
 
     def fetch_history(self, scheduled_at: datetime, start: datetime, end: datetime) -> list[Exchange]:
         """Ask for the organisation's totals of [start, end)."""
-        return self.fetch(scheduled_at, HISTORY, {"start_date": _second(start), "end_date": _second(end)})
+        return self.fetch(scheduled_at, HISTORY, _window(start, end))
 
     def fetch_credit(self, scheduled_at: datetime) -> list[Exchange]:
         """Ask for the prepaid balance."""
@@ -119,6 +130,69 @@ class Hyperstack:
         """Ask for the price book."""
         return self.fetch(scheduled_at, PRICE_BOOK, {})
 
+    def fetch_snapshots(self, scheduled_at: datetime) -> list[Exchange]:
+        """Ask for the snapshots of machines: disks that cost money, not to be mixed up with ours."""
+        return self.fetch(scheduled_at, SNAPSHOTS, {})
+
+    def fetch_history_list(self, scheduled_at: datetime, kind: str, start: datetime, end: datetime) -> list[Exchange]:
+        """Ask for all pages of one kind's history of [start, end), such as "virtual-machine".
+
+        The answer's own counters are not trusted: a page that is not full, or that brings no row unseen in this pass,
+        is the last. What the exchanges say together is read by `history_lists.read_history_list`.
+        """
+        if kind in UNPAGED:
+            return self.fetch(scheduled_at, f"{HISTORY}/{kind}", _window(start, end))
+        taken: list[Exchange] = []
+        before: frozenset[str] | None = None
+        for _ in range(MOST_PASSES):
+            pages, rows = self._fetch_pages(scheduled_at, f"{HISTORY}/{kind}", _window(start, end))
+            taken += pages
+            if pages[-1].query["page"] == "1" or pages[-1].status != 200 or rows == before:
+                break
+            before = rows
+        return taken
+
+    def fetch_history_detail(
+        self, scheduled_at: datetime, kind: str, resource_id: int, start: datetime, end: datetime
+    ) -> list[Exchange]:
+        """Ask for one resource's history of [start, end), with the time per state. Known to give 500 now and then."""
+        return self.fetch(scheduled_at, f"{HISTORY}/{kind}/{resource_id}", _window(start, end))
+
+    def fetch_graph(
+        self, scheduled_at: datetime, kind: str, resource_id: int, start: datetime, end: datetime
+    ) -> list[Exchange]:
+        """Ask for one resource's money by buckets; their size is in the answer's `granularity`, in seconds."""
+        return self.fetch(scheduled_at, f"{HISTORY}/{kind}/{resource_id}/graph", _window(start, end))
+
+    def fetch_billing_events(
+        self, scheduled_at: datetime, kind: str, resource_id: int, start: datetime, end: datetime
+    ) -> list[Exchange]:
+        """Ask for the billed stretches of a "virtual-machine" or "volume"; may be empty although money was spent."""
+        return self.fetch(scheduled_at, f"/billing/billing/{kind}/{resource_id}/billing-events", _window(start, end))
+
+    def fetch_sub_resources(self, scheduled_at: datetime, vm_id: int, start: datetime, end: datetime) -> list[Exchange]:
+        """Ask for a machine's money by GPU, processor, memory, disks and public address."""
+        return self.fetch(scheduled_at, f"/billing/billing/virtual-machine/{vm_id}/sub-resource", _window(start, end))
+
+    def fetch_payments(self, scheduled_at: datetime) -> list[Exchange]:
+        """Ask for all payments with their tax."""
+        return self.fetch(scheduled_at, PAYMENTS, {})
+
+    def _fetch_pages(
+        self, scheduled_at: datetime, endpoint: str, window: dict[str, str]
+    ) -> tuple[list[Exchange], frozenset[str]]:
+        """Go through a list once; give each page's last exchange with the tries before it, and the rows' identities."""
+        taken: list[Exchange] = []
+        seen: frozenset[str] = frozenset()
+        for page in range(1, MOST_PAGES + 1):
+            taken += self.fetch(scheduled_at, endpoint, window | {"per_page": str(ROWS_PER_PAGE), "page": str(page)})
+            rows = identities(taken[-1])
+            is_last = not is_full(taken[-1], ROWS_PER_PAGE) or rows <= seen
+            seen |= rows
+            if is_last:
+                break
+        return taken, seen
+
     def fetch(self, scheduled_at: datetime, endpoint: str, query: dict[str, str]) -> list[Exchange]:
         """Ask for one path that is known to be a read.
 
@@ -129,7 +203,7 @@ class Hyperstack:
                 f"path {endpoint}: expected a known read, found another; GET changes state in this API"
             )
         taken: list[Exchange] = []
-        if self._elapsed() - self._began > BUDGET_SECONDS:
+        if self._elapsed() - self._began > self._budget_seconds:
             return [self._unasked(scheduled_at, endpoint, query)]
         try:
             for attempt in stamina.retry_context(
@@ -201,5 +275,6 @@ def minute_of(instant: datetime) -> datetime:
     return instant - timedelta(seconds=instant.second, microseconds=instant.microsecond)
 
 
-def _second(instant: datetime) -> str:
-    return instant.strftime("%Y-%m-%dT%H:%M:%S")
+def _window(start: datetime, end: datetime) -> dict[str, str]:
+    """Give a window as this API wants it: whole seconds of UTC, no zone written."""
+    return {name: instant.strftime("%Y-%m-%dT%H:%M:%S") for name, instant in (("start_date", start), ("end_date", end))}

@@ -1,12 +1,12 @@
 """The wake ledger: what each wake of a machine cost on a UTC day before its engine was ready, and when it was parked again.
 
-Owns the rows of a day; rollup.wakes puts the days of a wake together (sql/rollup/wakes.sql). Money and seconds are the same
-split as `ledger`'s, so a day's wakes add up to its cold_start cost and seconds exactly. Definitions: docs/method.md, "Wakes".
+Owns the rows of a day; rollup.wakes puts the days of a wake together (sql/rollup/wakes.sql). A day's wakes divide what the
+ledger has as the machine's cold starts: they add up to its cold_start cost exactly. Definitions: docs/method.md, "Wakes".
 
 Writes rollup.wake_days and rollup.parks.
 """
 
-from collections import defaultdict
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import polars as pl
 
 from spotinference_pipeline.batch import to_frame
-from spotinference_pipeline.charges import VmFacts, split_cold_starts
-from spotinference_pipeline.ledger import Course, DayFacts
-from spotinference_pipeline.meter import Interval, intersect, length, subtract, union
+from spotinference_pipeline.charges import VmFacts, add_shares
+from spotinference_pipeline.ledger import DayFacts
+from spotinference_pipeline.meter import Interval, apportion, intersect, length, subtract, union
+from spotinference_pipeline.own_days import ResourceDay
 from spotinference_pipeline.states import ACTIVE, StateLine
 from spotinference_pipeline.warehouse import Warehouse
 from spotinference_pipeline.windows import day_window, to_microseconds
@@ -50,34 +51,26 @@ def build_day(warehouse: Warehouse, utc_day: date, facts: DayFacts) -> dict[str,
     """Build the day's rows of wakes and parks from what `ledger.read_day` gave; give their numbers by table."""
     window = day_window(utc_day)
     day = to_microseconds(window.start), to_microseconds(window.end)
-    courses: dict[int, list[Course]] = defaultdict(list)
-    for course in facts.courses:
-        if course.life.resource_type == "vm":
-            courses[course.life.resource_id].append(course)
     wake_rows: list[tuple[Any, ...]] = []
     park_rows: list[tuple[Any, ...]] = []
     for vm_id, vm in sorted(facts.vms.items()):
-        wake_rows += [(utc_day, vm_id, *row) for row in _wakes(vm, courses[vm_id], day)]
+        wake_rows += [(utc_day, vm_id, *row) for row in _wakes(facts, vm_id, vm, day)]
         park_rows += [(utc_day, vm_id, *row) for row in _parks(vm.line, day)]
     rows = zip(TABLES, (wake_rows, park_rows), strict=True)
     return {table: warehouse.replace_day(table, utc_day, to_frame(some, _SCHEMAS[table])) for table, some in rows}
 
 
-def _wakes(vm: VmFacts, courses: list[Course], day: Interval) -> list[tuple[Any, ...]]:
+def _wakes(facts: DayFacts, vm_id: int, vm: VmFacts, day: Interval) -> list[tuple[Any, ...]]:
     """Give a row for each wake that began on the day or was still cold on it."""
     start, end = day
     wakes = [
         wake for wake in vm.cold_starts if start <= wake.start < end or max(wake.start, start) < min(wake.end, end)
     ]
-    if not wakes:
-        return []
-    costs: dict[int, int] = defaultdict(int)
-    for course in courses:
-        if not course.life.is_excluded:
-            for wake_start, amount in split_cold_starts(course.meter, vm, start, end).items():
-                costs[wake_start] += amount
-    spans = [(course.life.readings[0].at, course.life.readings[-1].at) for course in courses]
+    lives = [life for life in facts.lives if (life.resource_type, life.resource_id) == ("vm", vm_id)]
+    spans = [(life.readings[0].at, life.readings[-1].at) for life in lives]
     alive = union((max(low, start), min(high, end)) for low, high in spans)
+    cold = [subtract(intersect(alive, union([wake.interval])), vm.busy) for wake in wakes]
+    costs = _divide(facts.resources.get(("vm", vm_id)), cold)
     return [
         (
             _instant(wake.start),
@@ -85,11 +78,25 @@ def _wakes(vm: VmFacts, courses: list[Course], day: Interval) -> list[tuple[Any,
             _instant(wake.end) if wake.ready_by else None,
             wake.ready_by,
             wake.failed,
-            Decimal(length(subtract(intersect(alive, union([wake.interval])), vm.busy))).scaleb(-6),
-            Decimal(costs[wake.start]).scaleb(-15),
+            Decimal(length(time)).scaleb(-6),
+            Decimal(cost).scaleb(-15),
         )
-        for wake in wakes
+        for wake, time, cost in zip(wakes, cold, costs, strict=True)
     ]
+
+
+def _divide(resource: ResourceDay | None, cold: Sequence[Sequence[Interval]]) -> list[int]:
+    """Divide the day's cold_start cost among its wakes: by their shares' cold cost, inside a share by cold time."""
+    spent = resource.kinds.get("cold_start", 0) if resource is not None else 0
+    weights = [0] * len(cold)
+    for share in resource.own.shares if resource is not None and spent else ():
+        times = [length(intersect(time, [(share.start, share.end)])) for time in cold]
+        if any(times):
+            parts = apportion(add_shares([share])["cold_start"], times)
+            weights = [weight + max(part, 0) for weight, part in zip(weights, parts, strict=True)]
+    if not any(weights):
+        weights = [length(time) for time in cold]
+    return apportion(spent, weights) if any(weights) else [0] * len(cold)
 
 
 def _parks(line: StateLine, day: Interval) -> list[tuple[Any, ...]]:

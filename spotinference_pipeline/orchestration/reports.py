@@ -94,12 +94,12 @@ def record_publications(context: dg.AssetExecutionContext, days: Sequence[Publis
         )
 
 
-def checked(broken: Sequence[Finding], meaning: str) -> dg.AssetCheckResult:
+def checked(broken: Sequence[Finding], meaning: str, *, blocks: bool) -> dg.AssetCheckResult:
     """Report a rule: passed when no day breaks it."""
     rows = pl.concat([finding.broken for finding in broken]) if broken else pl.DataFrame()
     return dg.AssetCheckResult(
         passed=not broken,
-        severity=dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.ERROR if blocks else dg.AssetCheckSeverity.WARN,
         description=meaning,
         metadata={"broken_rows": rows.height, "rows": dg.MetadataValue.md(_markdown(rows.head(20)))},
     )
