@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields, replace
 from spotinference_sim.fleet import H100_ID, Calendar
 from spotinference_sim.instants import DAY_S, FOREVER_S, HOUR_S
 from spotinference_sim.kinds import FILESYSTEM, SERVERLESS
-from spotinference_sim.prices import FLAVORS, PriceBook
+from spotinference_sim.payments import Payment
+from spotinference_sim.prices import FLAVORS, NANO, PriceBook
 from spotinference_sim.resources import Other, Rename, Revision, Spell, Vm, VmEvent, Volume
 
 SNAPSHOT_IDS = (52_001, 52_002)
@@ -58,6 +59,9 @@ class Features:
     revisions: bool = False
     """History of a closed day rises for a machine, and of another falls for a volume, both at the start of D+2."""
 
+    payments: bool = False
+    """Two top-ups of the balance, one of them with tax."""
+
     @classmethod
     def all(cls) -> "Features":
         """Switch everything on."""
@@ -71,6 +75,7 @@ class Fleet:
     vms: tuple[Vm, ...]
     volumes: tuple[Volume, ...]
     others: tuple[Other, ...] = ()
+    payments: tuple[Payment, ...] = ()
 
 
 def dressed(fleet: Fleet, calendar: Calendar, prices: PriceBook, features: Features) -> Fleet:
@@ -97,7 +102,12 @@ def dressed(fleet: Fleet, calendar: Calendar, prices: PriceBook, features: Featu
     if features.excluded:
         spell = Spell(calendar.start_s + 191, FOREVER_S, "AVAILABLE", (("disk", 27 * 400),))
         volumes.append(Volume(EXCLUDED_ID, "support-owned", (spell,), excluded=True, size=400))
-    return Fleet(tuple(vms), tuple(volumes), (*fleet.others, *others))
+    return Fleet(tuple(vms), tuple(volumes), (*fleet.others, *others), _payments(calendar) if features.payments else ())
+
+
+def _payments(calendar: Calendar) -> tuple[Payment, ...]:
+    first = Payment(calendar.at(0.2, 9.3) + 5, 250 * NANO, 50 * NANO)
+    return first, Payment(calendar.at(0.7, 16.1) + 41, 75 * NANO)
 
 
 def _revision(calendar: Calendar, share: float, nanos: int) -> Revision:

@@ -15,7 +15,8 @@ from spotinference_sim.hyperstack_lines import list_factor
 from spotinference_sim.hyperstack_meters import HyperstackMeters, number
 from spotinference_sim.instants import DAY_S, SECOND_US, text_s
 from spotinference_sim.kinds import CATEGORIES, KINDS
-from spotinference_sim.prices import usd_per_hour
+from spotinference_sim.payments import Payment
+from spotinference_sim.prices import NANO, usd_per_hour
 from spotinference_sim.resources import Resource
 from spotinference_sim.scenario import ORG_ID, Scenario
 
@@ -97,9 +98,33 @@ class HyperstackBilling:
         shown = {name: number(cost) for name, cost in costs.items()}
         return {"message": "Successful", "status": True, "data": shown | {"total_cost": number(sum(costs.values()))}}
 
-    def payments(self, _call: Call) -> Json:
-        """Answer that nothing was ever paid in."""
-        return {"status": True, "message": "Payment details retrieved successfully", "data": []}
+    def payments(self, call: Call) -> Json:
+        """Answer with the money that was paid in so far, with its tax."""
+        rows = [self._payment(payment, place) for place, payment in enumerate(self._scenario.payments, start=1)]
+        paid = zip(self._scenario.payments, rows, strict=True)
+        data = [row for payment, row in paid if payment.at_s <= call.now_s]
+        return {"status": True, "message": "Payment details retrieved successfully", "data": data}
+
+    def _payment(self, payment: Payment, place: int) -> Json:
+        number_of = f"{self._scenario.seed}/payment/{place}"
+        return {
+            "payment_id": str(uuid5(NAMESPACE_URL, number_of)),
+            "transaction_id": f"pi_{uuid5(NAMESPACE_URL, number_of + '/transaction').hex}",
+            "amount": number(payment.nanos / NANO),
+            "tax_amount": number(payment.tax_nanos / NANO),
+            "currency": "usd",
+            "status": "success",
+            "payment_type": "stripe",
+            "paid_from": "card",
+            "description": "Top-up",
+            "gateway_response": "",
+            "invoice": f"INV-{place:04d}",
+            "auto_topup_id": None,
+            "attempt_number": 1,
+            "max_attempts": 1,
+            "created_at": text_s(payment.at_s),
+            "updated_at": text_s(payment.at_s) + "Z",
+        }
 
     def _sum(self, resources: Iterable[Resource], start_us: int, end_us: int, now_us: int) -> float:
         return sum((self._meters.cost(r, start_us, end_us, now_us) for r in resources), 0.0)

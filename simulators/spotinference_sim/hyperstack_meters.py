@@ -78,7 +78,8 @@ class HyperstackMeters:
         payers = [r for r in self._scenario.resources if not r.excluded]
         revised = sum(r.revised(start_us, at_us, at_us) for r in payers)
         spent = sum(r.meter.dollars(self._shown_us(r, at_us, "bill", may_stick=False)) for r in payers)
-        return CREDIT_BALANCE_NANOS / NANO - spent - revised / NANO
+        paid_in = sum(payment.nanos for payment in self._scenario.payments if payment.at_s * SECOND_US <= at_us)
+        return (CREDIT_BALANCE_NANOS + paid_in) / NANO - spent - revised / NANO
 
     def _shown_us(self, resource: Resource, at_us: int, counter: str, may_stick: bool = True) -> int:
         if resource.has_ended(at_us // SECOND_US):

@@ -14,6 +14,7 @@ from spotinference_sim.features import Features, Fleet, dressed
 from spotinference_sim.fleet import Calendar, build_prices, build_vms, build_volumes
 from spotinference_sim.instants import DAY_S, day_start_s
 from spotinference_sim.long_fleet import build_long_fleet, build_long_prices
+from spotinference_sim.payments import Payment
 from spotinference_sim.prices import PriceBook
 from spotinference_sim.request import Request
 from spotinference_sim.resources import Other, Resource, Vm, Volume
@@ -37,6 +38,7 @@ class Scenario:
     requests: tuple[Request, ...] = ()
     prices: PriceBook = field(default_factory=PriceBook)
     others: tuple[Other, ...] = ()
+    payments: tuple[Payment, ...] = ()
 
     @classmethod
     def generate(cls, seed: int, start_day: date, days: int, features: Features | None = None) -> "Scenario":
@@ -50,7 +52,7 @@ class Scenario:
         vms = build_vms(fleet_rng, calendar, prices)
         requests = build_requests(traffic_rng, calendar.starts(), vms)
         fleet = dressed(Fleet(vms, build_volumes(calendar, prices)), calendar, prices, features or Features())
-        return cls(seed, start_day, days, fleet.vms, fleet.volumes, requests, prices, fleet.others)
+        return cls(seed, start_day, days, fleet.vms, fleet.volumes, requests, prices, fleet.others, fleet.payments)
 
     @classmethod
     def long(
@@ -64,7 +66,7 @@ class Scenario:
         prices = build_long_prices(calendar)
         rng = Random(f"{seed}/long")  # noqa: S311 seeded on purpose
         fleet = dressed(build_long_fleet(rng, calendar, prices, size), calendar, prices, features or Features())
-        return cls(seed, start_day, days, fleet.vms, fleet.volumes, (), prices, fleet.others)
+        return cls(seed, start_day, days, fleet.vms, fleet.volumes, (), prices, fleet.others, fleet.payments)
 
     @property
     def start_s(self) -> int:

@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from spotinference_sim import features
 from spotinference_sim.books import organisation_truth, render_books, truth_by_resource
-from spotinference_sim.faults import Faults
+from spotinference_sim.faults import NAMES, Faults
 from spotinference_sim.features import DOWN_NANOS, UP_NANOS, Features
 from spotinference_sim.fleet import H100_ID, ORCHESTRATOR_ID
 from spotinference_sim.hyperstack_answers import HyperstackAnswers
@@ -20,6 +21,7 @@ from spotinference_sim.request import Request
 from spotinference_sim.resources import FEMTO, Revision
 from spotinference_sim.scenario import Scenario
 from spotinference_sim.truth import NANO_FEMTOS, truth
+from spotinference_sim.wakes import true_wakes
 
 FIRST = date(2026, 10, 28)
 DAYS = 9
@@ -48,7 +50,7 @@ def lines(scenario: Scenario, day: date, now_s: int, faults: Faults | None = Non
     found: dict[tuple[str, int], float] = {}
     for kind in LISTS:
         body = asked(scenario, f"{HISTORY}/{kind.path}", now_s, day, faults)
-        for wrapped in (member for member in body.values() if isinstance(member, dict)):
+        for wrapped in (m for m in body.values() if isinstance(m, dict) and "billing_history" in m):
             for row in wrapped["billing_history"]:
                 key = kind.word, row["attributes"]["infrahub_id"]
                 found[key] = found.get(key, 0.0) + row["metrics"]["incurred_bill"]
@@ -120,6 +122,19 @@ def test_settled_history_shows_the_books_to_the_last_digit(full: Scenario, days:
         assert metrics["incurred_bill"] - sum(found.values()) == pytest.approx(
             organisation.unattributed_femtos / FEMTO, abs=1e-8
         )
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "never_settle"])
+def test_no_fault_changes_settled_lines_but_the_one_that_never_settles(name: str) -> None:
+    scenario = Scenario.long(5, FIRST, 3, (4, 4), Features.all())
+    day = FIRST + timedelta(days=1)
+    found = lines(scenario, day, scenario.end_s + 5 * DAY_S, Faults.worst(name, Faults()))
+    books = {key: row for key, row in truth_by_resource(scenario, day).items() if row.listed}
+    missing = {("cluster", features.CLUSTER_ID)} if name == "cluster_remainder" else set()
+    assert books.keys() - found.keys() == missing
+    for key, usd in found.items():
+        exact = books[key].final_femtos / FEMTO if key in books else 0
+        assert usd == pytest.approx(exact, abs=1e-9)
 
 
 def test_a_closed_day_changes_once_at_the_start_of_its_second_day_after(full: Scenario, days: list[date]) -> None:
@@ -220,3 +235,47 @@ def test_400_days_are_made_in_seconds_and_answered_in_milliseconds() -> None:
     assert len(scenario.prices.changes) >= 6
     for number in (0, 57, 200, 399):
         assert organisation_truth(scenario, scenario.start_day + timedelta(days=number)).first_femtos > 0
+
+
+def test_payments_raise_the_balance_without_their_tax(full: Scenario) -> None:
+    first = full.payments[0]
+    answers = HyperstackAnswers(full)
+
+    def asked_at(path: str, second: int) -> Any:
+        return json.loads(answers.answer(path, {}, second * SECOND_US).body)["data"]
+
+    assert asked_at("/billing/payment/payment-details", first.at_s - 1) == []
+    (row,) = asked_at("/billing/payment/payment-details", first.at_s)
+    assert (row["amount"], row["tax_amount"], row["currency"]) == (250, 50, "usd")
+    credit = [asked_at("/billing/user-credit/credit", first.at_s + step)["credit"] for step in (-1, 0)]
+    assert credit[1] - credit[0] == pytest.approx(250, abs=0.01)
+
+
+def test_a_wake_by_hand(make_tiny: Callable[..., Scenario], make_request: Callable[..., Request]) -> None:
+    scenario = make_tiny(make_request(), make_request(canary=True))
+    (wake,) = true_wakes(scenario)
+    start_s = scenario.start_s
+    assert (wake.active_s, wake.ready_s, wake.until_s) == (start_s + 1_000, start_s + 1_100, start_s + 7_200)
+    assert (wake.cold_micros, wake.cold_femtos, wake.served_tokens) == (100 * SECOND_US, 100_000 * NANO_FEMTOS, 150)
+    assert true_wakes(scenario, ())[0].served_tokens == 0
+
+
+def test_the_wakes_are_the_cold_starts_of_the_truth(full: Scenario, days: list[date]) -> None:
+    figures = truth(full, days[-1])
+    wakes = [wake for wake in true_wakes(full) if wake.active_s >= day_start_s(days[-7])]
+    assert len(wakes) == figures["cold_starts"]
+    assert [wake.ready_s for wake in wakes].count(None) == figures["failed_wakes"] == 1
+    assert sum(wake.cold_micros for wake in wakes) == Decimal(figures["cold_start_seconds"]) * SECOND_US
+    assert sum(wake.cold_femtos for wake in wakes) == Decimal(figures["paid_usd_by_kind"]["cold_start"]) * FEMTO
+
+
+def test_two_lives_of_one_day_are_one_row_of_the_books() -> None:
+    scenario = Scenario.long(3, FIRST, 1, (1, 1), Features(same_id=True))
+    row = truth_by_resource(scenario, FIRST)["vm", features.SAME_VM_ID]
+    lives = [vm for vm in scenario.vms if vm.id == features.SAME_VM_ID]
+    end_us = (scenario.start_s + DAY_S) * SECOND_US
+    assert len(lives) == 2
+    assert row.first_femtos == sum(vm.meter.femtos(end_us) for vm in lives)
+    assert row.names == ("runner",)
+    found = lines(scenario, FIRST, scenario.end_s + DAY_S)
+    assert found["vm", features.SAME_VM_ID] == pytest.approx(row.first_femtos / FEMTO)

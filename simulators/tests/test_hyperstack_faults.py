@@ -71,6 +71,32 @@ def test_missing_dates_mean_the_month_so_far(ask: Ask) -> None:
     assert ask(Faults.worst("dates_optional"), HISTORY) == ask(Faults.none(), HISTORY, **month)
 
 
+@pytest.mark.parametrize(
+    ("path", "real", "by_schema"),
+    [
+        ("snapshot", "billing_history_snapshot", "billing_history_volume"),
+        ("snapshot/52001", "billing_history_snapshot_details", "billing_history_volume_details"),
+        (f"volume/{FIRST_VM_ID}/graph", "billing_history_volume_details", "billing_history_snapshot_details"),
+        ("bucket/53001", "billing_history_bucket_details", "billing_history_bucket_details"),
+        ("bucket/53001/graph", "billing_history_bucket_details", "billing_history"),
+        ("serverless_inference", "billing_history_serverless_inference", "billing_history_serverless_inference"),
+    ],
+)
+def test_wrappers_are_named_as_the_schemas_have_it(path: str, real: str, by_schema: str, ask: Ask) -> None:
+    honest = ask(Faults.none(), f"{HISTORY}/{path}", **SECOND_DAY)
+    described = ask(Faults.worst("schema_keys"), f"{HISTORY}/{path}", **SECOND_DAY)
+    assert (real in honest, by_schema in described) == (True, True)
+    assert "success" not in described or path == "serverless_inference"
+    if path == "bucket/53001":
+        assert described[by_schema] == honest[real]["billing_history"][0]
+
+
+def test_parts_of_a_machine_are_bare_as_the_schemas_have_it(ask: Ask) -> None:
+    path = f"/billing/billing/virtual-machine/{FIRST_VM_ID}/sub-resource"
+    honest = ask(Faults.none(), path, **SECOND_DAY)
+    assert ask(Faults.worst("schema_keys"), path, **SECOND_DAY) == honest["sub_resources_costs"]
+
+
 @pytest.mark.parametrize("refresh_s", [12, 60, 300])
 def test_counters_move_once_in_a_while(ask: Ask, refresh_s: int) -> None:
     faults = replace(Faults.none(), refresh_s=refresh_s)

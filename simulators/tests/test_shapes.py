@@ -207,3 +207,16 @@ def test_usage_total_events_and_prices(scenario: Scenario) -> None:
     path = f"/billing/billing/virtual-machine/{H100_ID}/billing-events"
     assert msgspec.convert(read(scenario, path, **DATES)["billing_events_history"], list[Event])
     assert msgspec.convert(read(scenario, "/pricebook"), list[Price])
+
+
+def test_snapshots_and_contracts(scenario: Scenario) -> None:
+    (kept,) = read(scenario, "/core/snapshots")["snapshots"]
+    one = read(scenario, f"/core/snapshots/{kept['id']}")
+    assert one["status"] == 200
+    assert (one["snapshot"]["size"], one["snapshot"]["vm_id"]) == (kept["size"], H100_ID) == (100, H100_ID)
+    (contract,) = read(scenario, "/pricebook/contracts")["contracts"]
+    assert read(scenario, f"/pricebook/contracts/{contract['id']}")["contracts"] == contract
+    (vm,) = read(scenario, f"/core/virtual-machines/contract/{contract['id']}/virtual-machines")["instances"]
+    assert (vm["id"], vm["status"], vm["gpu_count"]) == (features.CONTRACT_VM_ID, "ACTIVE", 1)
+    for path in ("/core/snapshots/1", "/pricebook/contracts/1"):
+        assert HyperstackAnswers(scenario).answer(path, {}, scenario.end_s * SECOND_US).status == 404
