@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from spotinference_pipeline import checks, reconciliation, transform, validated
+from spotinference_pipeline import checks, pacing, reconciliation, transform, validated
 from spotinference_pipeline.books import read_books
 from spotinference_pipeline.hyperstack import Hyperstack
 from spotinference_pipeline.reconciliation import Fetched, Pace
@@ -43,6 +43,8 @@ def fetch_books(settings: Settings, days: Sequence[date], make_pace: Callable[[]
             settings.api_key(),
             settings.clock,
             budget_seconds=reconciliation.BUDGET_SECONDS,
+            pace=pacing.Pace(most_per_minute=reconciliation.MOST_PER_MINUTE),
+            patience_seconds=reconciliation.PATIENCE_SECONDS,
         ) as hyperstack:
             yield reconciliation.take(hyperstack, settings.raw_dir, settings.clock, day, known[day], make_pace())
 

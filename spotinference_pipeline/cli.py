@@ -25,7 +25,6 @@ from spotinference_pipeline import (
     publication,
     raw,
     serving,
-    snapshot,
     validated,
     verification,
 )
@@ -33,12 +32,13 @@ from spotinference_pipeline import settings as settings_module
 from spotinference_pipeline.errors import (
     OursError,
     SettingsError,
+    SnapshotRunningError,
     SpotinferenceError,
     VerificationError,
     WarehouseError,
     WarehouseLockedError,
 )
-from spotinference_pipeline.hyperstack import Hyperstack
+from spotinference_pipeline.orchestration import steps
 from spotinference_pipeline.processes import Processes, free_port
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
@@ -96,11 +96,17 @@ def _fail(error: Exception, code: int) -> None:
 @app.command(name="snapshot")
 def take_snapshot() -> None:
     """Take one snapshot of Hyperstack now."""
-    settings = _settings()
-    with Hyperstack(settings.hyperstack_url, settings.api_key(), settings.clock) as hyperstack:
-        taken = snapshot.take(hyperstack, settings.raw_dir, settings.clock)
-    print(f"{taken.path}: {taken.exchanges} answers, {taken.failed} failed")
-    if taken.failed:
+    try:
+        taken = steps.take_snapshot(_settings())
+    except SnapshotRunningError as running:
+        print(f"spotinference: {running}", file=sys.stderr)
+        return
+    print(f"{taken.path}: {taken.exchanges} answers, {taken.failed} failed, {taken.left_out} left out")
+    if taken.pause:
+        print(f"spotinference: {taken.alarm or taken.pause}", file=sys.stderr)
+    if taken.alarm:
+        raise typer.Exit(FAILED)
+    if taken.failed or taken.pause:
         raise typer.Exit(GATE)
 
 

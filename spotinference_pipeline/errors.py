@@ -5,6 +5,7 @@ SpotinferenceError
 │   ├── SettingsError         a setting is missing or wrong
 │   ├── RawFileError          a raw file or segment cannot be read or written
 │   ├── InvoiceError          an invoice file is not in its form, or contradicts one that was loaded
+│   ├── SnapshotRunningError  another snapshot is running: nothing is wrong, and nothing to do
 │   ├── WarehouseError        the DuckDB file is damaged, or a table is missing
 │   │   └── WarehouseLockedError  another process has the DuckDB file open
 │   ├── PublicationError      a publication would break its own rules
@@ -32,6 +33,10 @@ class RawFileError(OursError):
 
 class InvoiceError(OursError):
     """An invoice file is not in its form, or contradicts one that was loaded; nothing was loaded."""
+
+
+class SnapshotRunningError(OursError):
+    """Another snapshot is running: nothing is wrong, and nothing to do."""
 
 
 class WarehouseError(OursError):

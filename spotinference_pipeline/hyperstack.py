@@ -1,10 +1,8 @@
 """Read-only client of Hyperstack's API: raw bytes and their arrival time, never a parsed value.
 
-Owns the requests: key header, time-outs, retries, size limit, and the list of paths that may be asked at all. In this
-API some GETs change state (start, stop, hibernate), so anything that is not known to be a read is refused here. What
-the answers mean is in `answers`; where they are kept, in `raw`.
-
-Source: the vendor's API description; its rate limit is 500 requests a minute and address, without any header.
+Owns which paths may be asked at all, tries, the time of a whole snapshot, and that every request keeps the pace. In this
+API some GETs change state (start, stop, hibernate), so anything that is not known to be a read is refused here. One request
+is `http_get`'s, how often one may be made `pacing`'s. What the answers mean is in `answers`; where they are kept, in `raw`.
 """
 
 import re
@@ -12,9 +10,8 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-import httpx
 import stamina
 
 from spotinference_pipeline.answers import (
@@ -30,7 +27,9 @@ from spotinference_pipeline.answers import (
 )
 from spotinference_pipeline.errors import HyperstackError
 from spotinference_pipeline.history_lists import UNPAGED, identities, is_full
-from spotinference_pipeline.raw import Exchange, body_members
+from spotinference_pipeline.http_get import ANSWER_SECONDS, HttpGet
+from spotinference_pipeline.pacing import KEPT_FOR_RETRIES, Pace, describe, was_asked
+from spotinference_pipeline.raw import Exchange, Pause
 
 READS = re.compile(
     r"/billing/alive|/billing/billing/(usage|history(/[a-z_-]+(/\d+(/graph)?)?)?|last-day-cost"
@@ -39,13 +38,8 @@ READS = re.compile(
     r"|/pricebook(/contracts(/\d+)?|/calculate/resource/[a-z-]+/\d+)?"
     r"|/core/(virtual-machines(/\d+(/events)?)?|volumes(/\d+)?|snapshots|flavors|environments|regions)"
 )
-CONNECT_SECONDS = 5.0
-READ_SECONDS = 20.0
-ANSWER_SECONDS = 20.0
-"""Longest time for one whole answer, however it drips in."""
 BUDGET_SECONDS = 28.0
 """After this time a snapshot asks nothing more: with the last answer's time it stays within 50 seconds."""
-BODY_LIMIT_BYTES = 64 * 2**20
 RETRYABLE_STATUSES = frozenset({500, 502, 503, 504})
 ROWS_PER_PAGE = 100
 MOST_PAGES = 100
@@ -65,8 +59,9 @@ class _TryAgainError(Exception):
 class Hyperstack:
     """One method per endpoint; each returns every exchange that it took, failed ones included, oldest first.
 
-    One client is one snapshot: what it is asked after `budget_seconds` it answers itself, with an exchange that says
-    so. Readers of the books, who are not on the minute path, give it more.
+    One client is one snapshot: what it is asked after `budget_seconds`, or against the pace, it answers itself, with an
+    exchange that says so. Readers of the books, who are not on the minute path, give it more time, a pace of their own, and
+    `patience_seconds`: up to so long a call waits until the pace allows it.
     `attempts`: tries of one call within the same snapshot. A 429 is never tried again at once: the limit is by minute.
     """
 
@@ -76,23 +71,24 @@ class Hyperstack:
         api_key: str,
         clock: Callable[[], datetime],
         *,
-        attempts: int = 2,
+        attempts: int = 3,
+        pace: Pace | None = None,
         budget_seconds: float = BUDGET_SECONDS,
+        answer_seconds: float = ANSWER_SECONDS,
+        patience_seconds: float = 0.0,
+        sleep: Callable[[float], None] = time.sleep,
         elapsed: Callable[[], float] = time.monotonic,
-        transport: httpx.BaseTransport | None = None,
+        transport: Any = None,
     ) -> None:
+        self.pace = pace or Pace()
         self._clock = clock
         self._attempts = attempts
         self._budget_seconds = budget_seconds
+        self._patience_seconds = patience_seconds
+        self._sleep = sleep
         self._elapsed = elapsed
         self._began = elapsed()
-        self._client = httpx.Client(
-            base_url=url.rstrip("/"),
-            headers={"api_key": api_key, "accept": "application/json", "accept-encoding": "identity"},
-            timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
-            follow_redirects=False,
-            transport=transport,
-        )
+        self._http = HttpGet(url, api_key, clock, answer_seconds=answer_seconds, transport=transport)
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +96,7 @@ class Hyperstack:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.close()
+        self._http.__exit__(kind, value, trace)
 
     def fetch_usage(self, scheduled_at: datetime, *, deleted: bool = False) -> list[Exchange]:
         """Ask for the running counters of the active resources, or of the terminated ones."""
@@ -203,48 +199,26 @@ class Hyperstack:
                 f"path {endpoint}: expected a known read, found another; GET changes state in this API"
             )
         taken: list[Exchange] = []
-        if self._elapsed() - self._began > self._budget_seconds:
-            return [self._unasked(scheduled_at, endpoint, query)]
         try:
             for attempt in stamina.retry_context(
-                on=_TryAgainError, attempts=self._attempts, wait_initial=1.0, timeout=45.0
+                on=_TryAgainError, attempts=self._attempts, wait_initial=1.0, timeout=None
             ):
                 with attempt:
-                    taken.append(self._exchange(scheduled_at, endpoint, query))
-                    if taken[-1].status is None or taken[-1].status in RETRYABLE_STATUSES:
+                    if taken and not self._may_try_again():
+                        break
+                    taken.append(
+                        self._unasked(scheduled_at, endpoint, query) or self._ask(scheduled_at, endpoint, query)
+                    )
+                    if taken[-1].status in RETRYABLE_STATUSES or _is_silent(taken[-1]):
                         raise _TryAgainError  # noqa: TRY301
         except _TryAgainError:
             pass
         return taken
 
-    def _exchange(self, scheduled_at: datetime, endpoint: str, query: dict[str, str]) -> Exchange:
-        started_at = self._clock()
-        status: int | None = None
-        date: str | None = None
-        content: bytes | None = None
-        failure: str | None = None
-        try:
-            with self._client.stream("GET", endpoint, params=query) as response:
-                status, date = response.status_code, response.headers.get("date")
-                content = self._read_body(response)
-        except httpx.HTTPError as error:
-            # Only the kind: an exception's text may quote the request.
-            status, failure = None, f"no answer: {type(error).__name__}"
-        except HyperstackError as error:
-            status, failure = None, str(error)
-        return Exchange(
-            scheduled_at=scheduled_at,
-            started_at=started_at,
-            finished_at=self._clock(),
-            endpoint=endpoint,
-            query=query,
-            status=status,
-            date=date,
-            error=failure,
-            **body_members(content),  # type: ignore[arg-type]
-        )
-
-    def _unasked(self, scheduled_at: datetime, endpoint: str, query: dict[str, str]) -> Exchange:
+    def leave_out(
+        self, scheduled_at: datetime, endpoint: str, query: dict[str, str], why: str, pause: Pause | None = None
+    ) -> Exchange:
+        """Make the record of a call that is not asked."""
         now = self._clock()
         return Exchange(
             scheduled_at=scheduled_at,
@@ -253,21 +227,38 @@ class Hyperstack:
             endpoint=endpoint,
             query=query,
             status=None,
-            error="not asked: the time of this snapshot was used up",
+            error=f"not asked: {why}",
+            pause=pause,
         )
 
-    def _read_body(self, response: httpx.Response) -> bytes:
-        began = self._elapsed()
-        if encoding := response.headers.get("content-encoding"):
-            raise HyperstackError(f"body: expected no content-encoding, found {encoding!r}")
-        content = bytearray()
-        for piece in response.iter_raw():
-            content += piece
-            if self._elapsed() - began > ANSWER_SECONDS:
-                raise HyperstackError(f"body: expected within {ANSWER_SECONDS:.0f} s, found it unfinished")
-            if len(content) > BODY_LIMIT_BYTES:
-                raise HyperstackError(f"body: expected at most {BODY_LIMIT_BYTES} bytes, found more")
-        return bytes(content)
+    def _ask(self, scheduled_at: datetime, endpoint: str, query: dict[str, str]) -> Exchange:
+        exchange = self._http.get(scheduled_at, endpoint, query)
+        self.pace.learn(exchange)
+        return exchange
+
+    def _may_try_again(self) -> bool:
+        now = self._clock()
+        is_in_time = self._elapsed() - self._began <= self._budget_seconds
+        return is_in_time and self.pace.pause_at(now) is None and self.pace.has_room(now, KEPT_FOR_RETRIES)
+
+    def _unasked(self, scheduled_at: datetime, endpoint: str, query: dict[str, str]) -> Exchange | None:
+        """Give the record of a call that time or pace forbid; wait for the pace where there is patience."""
+        now = self._clock()
+        wait = (self.pace.allowed_from(now) - now).total_seconds()
+        if 0 < wait <= self._patience_seconds:
+            self._sleep(wait)
+            now = self._clock()
+        if self._elapsed() - self._began > self._budget_seconds:
+            return self.leave_out(scheduled_at, endpoint, query, "the time of this snapshot was used up")
+        if pause := self.pace.pause_at(now):
+            return self.leave_out(scheduled_at, endpoint, query, describe(pause), pause)
+        if not self.pace.has_room(now):
+            return self.leave_out(scheduled_at, endpoint, query, "enough was asked in the last 60 s")
+        return None
+
+
+def _is_silent(exchange: Exchange) -> bool:
+    return exchange.status is None and was_asked(exchange)
 
 
 def minute_of(instant: datetime) -> datetime:

@@ -24,6 +24,15 @@ HttpStatus = Annotated[int, msgspec.Meta(ge=100, le=999)]
 _TAIL_BYTES = len(b',"c":"xxxxxxxx"}')
 
 
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a call was not asked: since when and until when nothing is, and after how many failures in a row."""
+
+    why: str
+    began_at: Instant
+    ends_at: Instant
+    failures: int
+
+
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """One HTTP exchange with Hyperstack as it happened; instants are UTC."""
 
@@ -39,6 +48,8 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     body: str | None = None
     body_base64: str | None = None
     error: str | None = None
+    retry_after: str | None = None
+    pause: Pause | None = None
 
     @property
     def observed_at(self) -> datetime:
@@ -122,12 +133,23 @@ def read_exchanges(content: bytes) -> Iterator[tuple[int, Exchange | BadLine]]:
 
 def encode_exchange(exchange: Exchange) -> bytes:
     """Write one exchange as a framed line."""
-    document = {
-        name: format_instant(value) if isinstance(value, datetime) else value
-        for name, value in msgspec.structs.asdict(exchange).items()
-        if not (name == "body_base64" and value is None)
+    return frame(msgspec.json.encode(_members(exchange)))
+
+
+_OPTIONAL = frozenset({"body_base64", "retry_after", "pause"})
+"""Members that a line has only where they say something."""
+
+
+def _members(struct: msgspec.Struct) -> dict[str, object]:
+    return {
+        name: format_instant(value)
+        if isinstance(value, datetime)
+        else _members(value)
+        if isinstance(value, msgspec.Struct)
+        else value
+        for name, value in msgspec.structs.asdict(struct).items()
+        if not (name in _OPTIONAL and value is None)
     }
-    return frame(msgspec.json.encode(document))
 
 
 def body_members(content: bytes | None) -> dict[str, str | None]:

@@ -30,6 +30,9 @@ from spotinference_pipeline.windows import Window, day_window, to_microseconds
 
 SECONDS_PER_REQUEST = 0.5
 """120 requests a minute: a quarter of what the vendor allows, so that snapshots and others behind the address go on."""
+MOST_PER_MINUTE = 130
+PATIENCE_SECONDS = 120.0
+"""How long one call waits for a pause to end, as after a 429."""
 BUDGET_SECONDS = 1800.0
 """After this time nothing more is asked: a book that takes longer is incomplete, and is fetched again another time."""
 VIRTUAL_MACHINE = "virtual-machine"

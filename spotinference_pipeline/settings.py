@@ -96,6 +96,15 @@ class Settings(BaseModel):
                 f"found {error.strerror}; correct the path or its permissions"
             ) from None
 
+    def key_changed_at(self) -> datetime | None:
+        """Give when the file of Hyperstack's key was last written; None for a key from the environment."""
+        if self.hyperstack_api_key is not None or self.hyperstack_api_key_file is None:
+            return None
+        try:
+            return datetime.fromtimestamp(self.hyperstack_api_key_file.stat().st_mtime, UTC)
+        except OSError:
+            return None
+
     def clock(self) -> datetime:
         """Give the present instant in UTC: the fixed one if set, else the machine's."""
         return self.now or datetime.now(UTC)

@@ -1,111 +1,154 @@
 """One minute of Hyperstack, landed as one immutable raw file. Touches no database.
 
-Owns which calls a minute takes: counters, organisation total, fleet and credit each minute; counters of terminated
-resources every 15 minutes and as soon as a known id has left; a machine's events when its status has changed; price
-book and volumes every hour. What it must remember between minutes it reads from the last raw files, so that it can be
-run by a sensor, a timer or by hand alike. A missed minute costs resolution, never money.
+Owns which calls a minute takes. Four each minute: counters, organisation total, fleet, credit. Beside them, two at most:
+counters of terminated resources every 15 minutes and as soon as a known id has left; price book, volumes and snapshots of
+machines every hour, each in a minute of its own; a machine's events when its status has changed. What finds no room waits
+its turn. A minute in which nothing may be asked lands all the same, so that no line can only mean that nobody was there.
+How often may be asked is `pacing`'s, what is known of before `snapshot_memory`'s. A missed minute costs resolution, never
+money.
 """
 
+import fcntl
+import os
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from spotinference_pipeline import answers, raw
-from spotinference_pipeline.errors import HyperstackError, RawFileError
+from spotinference_pipeline.errors import RawFileError, SnapshotRunningError
 from spotinference_pipeline.hyperstack import Hyperstack, minute_of
+from spotinference_pipeline.pacing import KEPT_FOR_EXTRAS, describe, was_asked
+from spotinference_pipeline.snapshot_memory import TERMINATED, Memory, read_back
 
-REMEMBERED_FILES = 15
-MOST_CALLS = 10
-"""Most requests in one snapshot, retries left aside; the vendor allows 500 a minute and address."""
-TERMINATED_EVERY_MINUTES = 15
+SCHEDULE = {
+    TERMINATED: (15, 0),
+    answers.PRICE_BOOK: (60, 5),
+    answers.VOLUMES: (60, 10),
+    answers.SNAPSHOTS: (60, 20),
+}
+"""Every so many minutes, in that minute of them: no two at once, so that a quiet minute takes five calls at most."""
+QUARTER = timedelta(minutes=15)
+EXTRAS_AT_ONCE = 2
+EXTRAS_PER_QUARTER = 15
+"""Most calls beside the four, in 15 minutes: five a minute on the average, however much has changed."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one snapshot did."""
+    """What one snapshot did: calls asked, calls that failed of them, calls left out.
+
+    `pause`: why nothing is asked at its end, and until when. `alarm`: something that a person must mend, said once.
+    """
 
     path: Path
     scheduled_at: datetime
     exchanges: int
     failed: int
-
-
-@dataclass
-class _Memory:
-    """What the last raw files tell: who was active, in which status, and which follow-up call is still owed."""
-
-    active: set[tuple[str, int]] = field(default_factory=set)
-    statuses: dict[int, str] = field(default_factory=dict)
-    changed: set[int] = field(default_factory=set)
-    has_left: bool = False
-
-    def learn(self, exchange: raw.Exchange) -> None:
-        if exchange.status != 200:
-            return
-        try:
-            content = exchange.body_bytes() or b""
-            items = answers.read_items(exchange.endpoint, content)
-        except (HyperstackError, RawFileError):
-            return
-        if exchange.endpoint == answers.USAGE:
-            self._learn_usage(exchange.query.get("deleted") == "true", items)
-        elif exchange.endpoint == answers.VIRTUAL_MACHINES:
-            self._learn_fleet(items)
-        elif exchange.endpoint.endswith("/events"):
-            self.changed.discard(int(exchange.endpoint.split("/")[-2]))
-
-    def _learn_usage(self, deleted: bool, items: list[answers.Item | answers.BadItem]) -> None:
-        if deleted:
-            self.has_left = False
-            return
-        active = {(item.resource_type, item.resource_id) for item in items if isinstance(item, answers.UsageItem)}
-        self.has_left = self.has_left or bool(self.active - active)
-        self.active = active
-
-    def _learn_fleet(self, items: list[answers.Item | answers.BadItem]) -> None:
-        statuses = {item.id: item.status for item in items if isinstance(item, answers.VirtualMachine)}
-        self.changed |= {vm_id for vm_id, status in statuses.items() if self.statuses.get(vm_id) != status}
-        self.changed |= self.statuses.keys() - statuses.keys()
-        self.statuses = statuses
+    left_out: int
+    pause: str | None = None
+    alarm: str | None = None
 
 
 def take(hyperstack: Hyperstack, raw_dir: Path, clock: Callable[[], datetime]) -> Snapshot:
     """Take one snapshot now and land it.
 
-    A failed call is a line in the file like any other. A second call in the same minute lands a second file.
-    Raises: RawFileError when the file cannot be written.
+    A failed call is a line in the file like any other, and so is one that may not be asked now. A second call in the same
+    minute lands a second file.
+    Raises: RawFileError when the file cannot be written. SnapshotRunningError while another snapshot runs: nothing is
+    asked and nothing landed, the other one lands its minute.
     """
-    now = clock()
-    scheduled_at = minute_of(now)
-    memory = _remember(raw_dir)
-    is_first = not memory.statuses
-    taken = hyperstack.fetch_usage(scheduled_at)
-    month_start = scheduled_at.replace(day=1, hour=0, minute=0)
+    with _alone(raw_dir):
+        memory = Memory()
+        for exchange in read_back(raw_dir):
+            memory.learn(exchange)
+            hyperstack.pace.learn(exchange)
+        was_refused = hyperstack.pace.is_refused
+        now = clock()
+        taken = _ask_each_minute(hyperstack, minute_of(now), now)
+        due = _due(memory, minute_of(now), taken)
+        taken += _ask_extras(hyperstack, minute_of(now), clock, due, _quota(memory, minute_of(now)))
+        path = raw.append_exchanges(raw_dir, taken, secrets.token_hex(4))
+    asked = [exchange for exchange in taken if was_asked(exchange)]
+    pause = hyperstack.pace.pause_at(clock())
+    words = None if pause is None else describe(pause)
+    return Snapshot(
+        path,
+        minute_of(now),
+        exchanges=len(asked),
+        failed=sum(exchange.status != 200 for exchange in asked),
+        left_out=len(taken) - len(asked),
+        pause=words,
+        alarm=f"{words}; write a new key, or give this one the right to read billing"
+        if words and hyperstack.pace.is_refused and not was_refused
+        else None,
+    )
+
+
+def _ask_each_minute(hyperstack: Hyperstack, minute: datetime, now: datetime) -> list[raw.Exchange]:
+    taken = hyperstack.fetch_usage(minute)
+    month_start = minute.replace(day=1, hour=0, minute=0)
     if month_start < now:
-        taken += hyperstack.fetch_history(scheduled_at, month_start, now)
-    taken += hyperstack.fetch_virtual_machines(scheduled_at)
-    taken += hyperstack.fetch_credit(scheduled_at)
+        taken += hyperstack.fetch_history(minute, month_start, now)
+    taken += hyperstack.fetch_virtual_machines(minute)
+    taken += hyperstack.fetch_credit(minute)
+    return taken
+
+
+def _due(memory: Memory, minute: datetime, taken: list[raw.Exchange]) -> list[str]:
+    """Name the calls that are due beside the four: what the clock says, what the answers just taken say, what is owed."""
+    is_first, last_minute = memory.statuses is None, memory.last_minute
     for exchange in taken:
         memory.learn(exchange)
-    if memory.has_left or is_first or scheduled_at.minute % TERMINATED_EVERY_MINUTES == 0:
-        taken += hyperstack.fetch_usage(scheduled_at, deleted=True)
-    if is_first or scheduled_at.minute == 0:
-        taken += hyperstack.fetch_price_book(scheduled_at)
-        taken += hyperstack.fetch_volumes(scheduled_at)
-    for vm_id in sorted(memory.changed)[: max(MOST_CALLS - len(taken), 0)]:
-        taken += hyperstack.fetch_vm_events(scheduled_at, vm_id)
-    path = raw.append_exchanges(raw_dir, taken, secrets.token_hex(4))
-    return Snapshot(path, scheduled_at, len(taken), sum(exchange.status != 200 for exchange in taken))
+    if is_first:
+        memory.owe_events(set(memory.statuses or ()))
+    for name, (period, place) in SCHEDULE.items():
+        passed = timedelta(minutes=(minute.hour * 60 + minute.minute - place) % period)
+        if is_first or last_minute is None or minute - passed > last_minute:
+            memory.owed.add(name)
+    events = sorted(memory.owed - SCHEDULE.keys(), key=lambda name: (len(name), name))
+    return [name for name in SCHEDULE if name in memory.owed] + events
 
 
-def _remember(raw_dir: Path) -> _Memory:
-    memory = _Memory()
-    folders = sorted(raw_dir.glob("????-??-??"))[-2:]
-    files = [file for folder in folders for file in sorted(folder.glob("*.jsonl"))][-REMEMBERED_FILES:]
-    for file in files:
-        for _, exchange in raw.read_exchanges(file.read_bytes()):
-            if isinstance(exchange, raw.Exchange):
-                memory.learn(exchange)
-    return memory
+def _quota(memory: Memory, minute: datetime) -> int:
+    return EXTRAS_PER_QUARTER - sum(asked_at > minute - QUARTER for asked_at in memory.extras)
+
+
+def _ask_extras(
+    hyperstack: Hyperstack, minute: datetime, clock: Callable[[], datetime], due: list[str], quota: int
+) -> list[raw.Exchange]:
+    """Ask for what is due as far as there is room; the others leave a record and stay owed."""
+    taken: list[raw.Exchange] = []
+    for name in due:
+        endpoint, query = (answers.USAGE, {"deleted": "true"}) if name == TERMINATED else (name, {})
+        asked = sum(map(was_asked, taken))
+        has_room = asked < min(EXTRAS_AT_ONCE, quota) and hyperstack.pace.has_room(clock(), KEPT_FOR_EXTRAS)
+        if has_room or name == TERMINATED or hyperstack.pace.pause_at(clock()):
+            taken += hyperstack.fetch(minute, endpoint, query)
+        else:
+            taken.append(hyperstack.leave_out(minute, endpoint, query, "waits its turn"))
+    return taken
+
+
+@contextmanager
+def _alone(raw_dir: Path) -> Iterator[None]:
+    """Hold the folder's lock; the operating system gives it back when the process ends, however it does."""
+    try:
+        raw_dir.mkdir(parents=True, exist_ok=True)
+        folder = os.open(raw_dir, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise RawFileError(
+            f"raw folder {raw_dir}: could not be written, found {error.strerror}; free space or correct permissions"
+        ) from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SnapshotRunningError(
+            f"raw folder {raw_dir}: another snapshot is running and lands this minute; nothing to do"
+        ) from None
+    else:
+        yield
+    finally:
+        os.close(folder)

@@ -12,6 +12,7 @@ import stamina
 from spotinference_pipeline import answers, hyperstack
 from spotinference_pipeline.history_lists import read_history_list
 from spotinference_pipeline.hyperstack import Hyperstack
+from spotinference_pipeline.pacing import Pace
 from spotinference_pipeline.raw import Exchange
 
 MINUTE = datetime(2026, 11, 23, 2, tzinfo=UTC)
@@ -54,7 +55,8 @@ class Shelf:
         return httpx.Response(200, stream=httpx.ByteStream(content))
 
     def fetch(self, kind: str = "virtual-machine") -> list[Exchange]:
-        with Hyperstack("https://h.test/v1", "key", lambda: MINUTE, transport=httpx.MockTransport(self.answer)) as api:
+        transport, pace = httpx.MockTransport(self.answer), Pace(most_per_minute=1000)
+        with Hyperstack("https://h.test/v1", "key", lambda: MINUTE, pace=pace, transport=transport) as api:
             return api.fetch_history_list(MINUTE, kind, *DAY)
 
 

@@ -2,7 +2,12 @@
 
 import gzip
 import logging
-from collections.abc import Callable, Iterator
+import socket
+import struct
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,9 +15,10 @@ import httpx
 import pytest
 import stamina
 
-from spotinference_pipeline import answers, hyperstack, raw
+from spotinference_pipeline import answers, http_get, hyperstack, raw
 from spotinference_pipeline.errors import HyperstackError
 from spotinference_pipeline.hyperstack import Hyperstack
+from spotinference_pipeline.pacing import Pace
 
 KEY = "canary-5ecret-key"
 MINUTE = datetime(2026, 11, 22, 10, tzinfo=UTC)
@@ -69,10 +75,7 @@ def test_an_answer_is_kept_as_its_exact_bytes_with_its_instants() -> None:
     assert exchange.date == "Sun, 22 Nov 2026 10:00:01 GMT"
     assert exchange.error is None
     assert exchange.scheduled_at == MINUTE
-    assert (exchange.started_at, exchange.finished_at) == (
-        MINUTE + timedelta(seconds=1),
-        MINUTE + timedelta(seconds=2),
-    )
+    assert exchange.finished_at - exchange.started_at == timedelta(seconds=1)
     assert str(seen[0].url) == "https://hyperstack.test/v1/billing/billing/usage?deleted=false"
     assert seen[0].headers["api_key"] == KEY
     assert seen[0].headers["accept-encoding"] == "identity"
@@ -156,7 +159,7 @@ def test_F041_an_endpoint_that_keeps_failing_gives_as_many_records_as_attempts()
 )
 def test_F041_no_answer_is_a_record_that_says_why_in_one_word(failure: Exception) -> None:
     handle, _ = answering(failure, failure)
-    with client(handle) as api:
+    with client(handle, attempts=2) as api:
         taken = api.fetch_usage(MINUTE)
     assert [exchange.error for exchange in taken] == [f"no answer: {type(failure).__name__}"] * 2
     assert {(exchange.status, exchange.body, exchange.sha256) for exchange in taken} == {(None, None, None)}
@@ -182,7 +185,7 @@ def test_F056_a_refused_key_or_question_is_one_request(status: int) -> None:
 def test_F057_the_key_is_in_no_exchange_no_error_and_no_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     handle, _ = answering(httpx.ConnectError(KEY), answer(500), answer(302, location="/x"), answer(200, b"{}"))
-    with client(handle) as api:
+    with client(handle, attempts=2) as api:
         taken = api.fetch_usage(MINUTE) + api.fetch_credit(MINUTE) + api.fetch_price_book(MINUTE)
         with pytest.raises(HyperstackError) as caught:
             api.fetch(MINUTE, "/core/virtual-machines/1/stop", {})
@@ -203,7 +206,7 @@ def test_F058_a_redirect_is_a_record_and_is_not_followed(location: str) -> None:
 def test_a_compressed_answer_is_refused_unread() -> None:
     packed = gzip.compress(b"{}")
     handle, _ = answering(*(answer(200, packed, **{"content-encoding": "gzip"}) for _ in range(2)))
-    with client(handle) as api:
+    with client(handle, attempts=2) as api:
         for exchange in api.fetch_usage(MINUTE):
             assert exchange.status is None
             assert exchange.body_bytes() is None
@@ -211,10 +214,10 @@ def test_a_compressed_answer_is_refused_unread() -> None:
 
 
 def test_an_endless_body_is_refused_at_the_limit() -> None:
-    class Endless(httpx.SyncByteStream):
+    class Endless(httpx.AsyncByteStream):
         given = 0
 
-        def __iter__(self) -> Iterator[bytes]:
+        async def __aiter__(self) -> AsyncIterator[bytes]:
             while True:
                 self.given += 2**23
                 yield bytes(2**23)
@@ -222,8 +225,8 @@ def test_an_endless_body_is_refused_at_the_limit() -> None:
     body = Endless()
     with client(lambda _: httpx.Response(200, stream=body), attempts=1) as api:
         (exchange,) = api.fetch_usage(MINUTE)
-    assert exchange.error == f"body: expected at most {hyperstack.BODY_LIMIT_BYTES} bytes, found more"
-    assert body.given == hyperstack.BODY_LIMIT_BYTES + 2**23
+    assert exchange.error == f"body: expected at most {http_get.BODY_LIMIT_BYTES} bytes, found more"
+    assert body.given == http_get.BODY_LIMIT_BYTES + 2**23
 
 
 def test_a_body_that_is_no_text_is_kept() -> None:
@@ -273,20 +276,130 @@ def test_F042_a_snapshot_whose_time_is_used_up_asks_nothing_more_and_says_so() -
     assert len(seen) == 1
     assert (unasked.status, unasked.body, unasked.endpoint) == (None, None, answers.VIRTUAL_MACHINES)
     assert unasked.error == "not asked: the time of this snapshot was used up"
-    assert hyperstack.BUDGET_SECONDS + hyperstack.ANSWER_SECONDS <= 50
+    assert hyperstack.BUDGET_SECONDS + http_get.ANSWER_SECONDS <= 50
 
 
-def test_F042_an_answer_that_drips_in_without_end_is_given_up() -> None:
+@contextmanager
+def server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server on loopback that treats each connection as told, until the client has gone."""
+
+    def run() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, suppress(OSError):
+                    connection.recv(65_536)
+                    serve(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def hang(connection: socket.socket) -> None:
+    connection.recv(1)
+
+
+def drip(start: bytes) -> Callable[[socket.socket], None]:
+    def dripping(connection: socket.socket) -> None:
+        connection.sendall(start)
+        connection.settimeout(0.02)
+        while True:
+            connection.sendall(b"a")
+            try:
+                if not connection.recv(1):
+                    return
+            except TimeoutError:
+                continue
+
+    return dripping
+
+
+def reset(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+UNFINISHED = "answer: expected within 0.25 s, found it unfinished"
+
+
+@pytest.mark.parametrize(
+    ("serve", "why"),
+    [
+        (hang, "no answer: ReadTimeout"),
+        (drip(b"HTTP/1.1 200 OK\r\nx: "), UNFINISHED),
+        (drip(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"), UNFINISHED),
+        (reset, "no answer: ReadError"),
+        (lambda connection: None, "no answer: RemoteProtocolError"),
+    ],
+    ids=["hang", "dripping head", "dripping body", "reset", "closed"],
+)
+def test_F042_an_answer_that_does_not_end_is_given_up_in_time(serve: Callable[[socket.socket], None], why: str) -> None:
+    with server(serve) as url, Hyperstack(url, KEY, Ticking(), attempts=1, answer_seconds=0.25) as api:
+        began = time.monotonic()
+        (exchange,) = api.fetch_usage(MINUTE)
+        assert time.monotonic() - began < 2
+    assert exchange.status is None
+    assert exchange.error in {why, UNFINISHED}
+
+
+def test_F042_no_second_try_begins_after_the_time_of_the_snapshot() -> None:
     watch = Stopwatch()
 
-    class Dripping(httpx.SyncByteStream):
-        def __iter__(self) -> Iterator[bytes]:
-            while True:
-                watch.seconds += 1
-                yield b" "
+    def hangs(_: httpx.Request) -> httpx.Response:
+        watch.seconds += http_get.ANSWER_SECONDS
+        raise httpx.ReadTimeout("")
 
-    handle, _ = answering(httpx.Response(200, stream=Dripping()))
-    with client(handle, attempts=1, elapsed=watch) as api:
-        (exchange,) = api.fetch_usage(MINUTE)
-    assert exchange.status is None
-    assert exchange.error == "body: expected within 20 s, found it unfinished"
+    with client(hangs, elapsed=watch) as api:
+        taken = [api.fetch_usage(MINUTE), api.fetch_virtual_machines(MINUTE), api.fetch_credit(MINUTE)]
+    assert [len(exchanges) for exchanges in taken] == [2, 1, 1]
+    assert [exchange.error for exchange in taken[1] + taken[2]] == [
+        "not asked: the time of this snapshot was used up"
+    ] * 2
+    assert watch.seconds <= 50
+
+
+def test_F040_the_word_of_a_429_is_kept_and_nothing_is_asked_after_it() -> None:
+    handle, seen = answering(answer(429, b"", **{"retry-after": "120"}))
+    with client(handle) as api:
+        (limited,) = api.fetch_usage(MINUTE)
+        (left_out,) = api.fetch_virtual_machines(MINUTE)
+    assert limited.retry_after == "120"
+    assert len(seen) == 1
+    assert str(left_out.error).startswith(
+        "not asked: Hyperstack asked for fewer requests (429): asked again from 2026-"
+    )
+    assert left_out.pause is not None
+    assert left_out.pause.ends_at - limited.finished_at >= timedelta(seconds=120)
+
+
+def test_F040_more_than_the_limit_of_a_minute_is_never_asked() -> None:
+    handle, seen = answering(*(answer(200, b"{}") for _ in range(10)))
+    now = MINUTE
+    transport = httpx.MockTransport(handle)
+    with Hyperstack("https://h.test/v1", KEY, lambda: now, transport=transport) as api:
+        errors = [api.fetch_credit(MINUTE)[0].error for _ in range(12)]
+    assert errors == [None] * 10 + ["not asked: enough was asked in the last 60 s"] * 2
+    assert len(seen) == 10
+
+
+def test_a_reader_of_the_books_waits_for_its_turn_as_long_as_it_has_patience() -> None:
+    handle, seen = answering(*(answer(200, b"{}") for _ in range(6)), answer(429, b"", **{"retry-after": "3000"}))
+    now, slept = [MINUTE], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += timedelta(seconds=seconds)
+
+    options = {"pace": Pace(most_per_minute=3), "patience_seconds": 90.0, "budget_seconds": 1e9, "sleep": sleep}
+    transport = httpx.MockTransport(handle)
+    with Hyperstack("https://h.test/v1", KEY, lambda: now[0], transport=transport, **options) as api:
+        for _ in range(7):
+            (exchange,) = api.fetch_payments(MINUTE)
+        assert (exchange.status, len(seen)) == (429, 7)
+        assert slept == [60.0, 60.0]
+        (left_out,) = api.fetch_payments(MINUTE)
+    assert str(left_out.error).startswith("not asked: Hyperstack asked for fewer requests")
+    assert slept == [60.0, 60.0], "more than its patience"

@@ -87,9 +87,10 @@ def _minute_snapshot(settings: Settings) -> dg.SensorDefinition:
                 "file": dg.MetadataValue.path(str(taken.path)),
                 "answers": taken.exchanges,
                 "failed": taken.failed,
+                "left_out": taken.left_out,
             },
         )
-        return dg.SensorResult(asset_events=[event])
+        return dg.SensorResult(asset_events=[event], skip_reason=taken.alarm or taken.pause)
 
     return minute_snapshot
 

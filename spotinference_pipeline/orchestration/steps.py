@@ -8,6 +8,7 @@ import polars as pl
 
 from spotinference_pipeline import checks, publication, raw, snapshot, transform, validated
 from spotinference_pipeline.hyperstack import Hyperstack, minute_of
+from spotinference_pipeline.pacing import Pace
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_warehouse
@@ -46,7 +47,8 @@ def has_snapshot(settings: Settings) -> bool:
 
 def take_snapshot(settings: Settings) -> snapshot.Snapshot:
     """Take one snapshot of Hyperstack now."""
-    with Hyperstack(settings.hyperstack_url, settings.api_key(), settings.clock, attempts=1) as hyperstack:
+    key, pace = settings.api_key(), Pace(key_changed_at=settings.key_changed_at())
+    with Hyperstack(settings.hyperstack_url, key, settings.clock, pace=pace) as hyperstack:
         return snapshot.take(hyperstack, settings.raw_dir, settings.clock)
 
 
