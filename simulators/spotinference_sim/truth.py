@@ -52,7 +52,7 @@ def truth(scenario: Scenario, day: date, requests: Sequence[Request] | None = No
 
     `requests` replaces the last day's: the scenario's requests that finish before `day` begins stay, all
     others give way to the given ones. Money and ratios are decimal strings, counts integers, unknown is
-    None.
+    None. Money is as first billed: late corrections of single resources are in `books`.
     """
     played: Iterable[Request] = scenario.requests
     if requests is not None:
