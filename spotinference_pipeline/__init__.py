@@ -4,11 +4,11 @@ Stages, in the order of the data: raw, validated, rollup, metric, publication. A
 `rollup.token_days` is `sql/rollup/token_days.sql` and the Dagster asset `rollup/token_days`.
 
 Rings, outermost first; a module imports only from rings below its own (import contracts in pyproject.toml):
-    edges         cli, demo, orchestration, serving
+    edges         cli, cli_books, demo, orchestration, serving
     order         backfill
-    stages        snapshot, validated, ledger, transform, checks, publication, verification
-    foundations   hyperstack, snapshot_memory, history_lists, http_get, pacing, schema_drift, answers, raw, request_log,
-                  batch, hyperstack_rows, log_rows, contracts, states, charges, warehouse, storage, page, revision,
-                  public_files
+    stages        snapshot, reconciliation, validated, ledger, wakes, transform, checks, invoices, publication, verification
+    foundations   own_days, settlement, books, readings, hyperstack, http_get, pacing, snapshot_memory, history_lists,
+                  schema_drift, answers, raw, request_log, raw_invoices, invoice_lines, batch, hyperstack_rows, log_rows,
+                  invoice_rows, contracts, states, charges, warehouse, storage, page, revision, public_files
     ground        settings, processes, windows, meter, shipped, errors
 """

@@ -27,6 +27,23 @@ SNAPSHOTS = "/core/snapshots"
 PAYMENTS = "/billing/payment/payment-details"
 PRICE_BOOK = "/pricebook"
 VM_EVENTS = "/core/virtual-machines/{vm_id}/events"
+BILLING_EVENTS = "/billing/billing/virtual-machine/{vm_id}/billing-events"
+GRAPH = HISTORY + "/{kind}/{resource_id}/graph"
+HISTORY_LISTS = {
+    "virtual-machine": True,
+    "volume": True,
+    "snapshot": True,
+    "cluster": True,
+    "bucket": True,
+    "contract": True,
+    "serverless_inference": False,
+    "image_generation": False,
+    "fine_tuning": False,
+    "model_evaluation": False,
+    "data_synthesis": False,
+}
+"""The lists of the billing history, and whether a day's book needs each: AI lists are asked for only where the
+organisation's total shows AI costs."""
 
 Count = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 _ENVELOPE = frozenset({"status", "success", "message", "error_reason", "page", "page_size", "count"})
@@ -87,6 +104,22 @@ class Credit(msgspec.Struct, frozen=True):
     credit: Decimal
 
 
+class GraphPoint(msgspec.Struct, frozen=True):
+    """What one bucket of a graph cost in USD; `granularity` is its length in seconds."""
+
+    datetime: datetime
+    value: Decimal
+    granularity: Annotated[int, msgspec.Meta(gt=0, le=10**8)]
+
+
+class BillingEvent(msgspec.Struct, frozen=True):
+    """From when a machine was billed in which state, and at which price an hour; the first start is cut at the window."""
+
+    start: datetime
+    event: str
+    price_per_hour: Decimal | None = None
+
+
 class BillingAttributes(msgspec.Struct, frozen=True):
     id: str | None = None
     infrahub_id: Count | None = None
@@ -105,10 +138,11 @@ class BillingRow(msgspec.Struct, frozen=True):
 
         Raises: ValueError when an amount is not a number.
         """
-        amounts = {name: _AMOUNT.decode(raw) for name, raw in self.metrics.items() if name.endswith(("_bill", "_cost"))}
+        amounts = {name: _AMOUNT.decode(raw) for name, raw in self.metrics.items() if name.endswith(_MONEY)}
         return {name: amount for name, amount in amounts.items() if amount is not None}
 
 
+_MONEY = ("_bill", "_cost", "_per_hour")
 _AMOUNT: msgspec.json.Decoder[Decimal | None] = msgspec.json.Decoder(Decimal | None)
 
 
@@ -122,9 +156,10 @@ class BadItem:
 
 
 _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (UsageItem, VirtualMachine, VmEvent, Price, Credit, BillingRow)
+    kind: msgspec.json.Decoder(kind)
+    for kind in (UsageItem, VirtualMachine, VmEvent, Price, Credit, BillingRow, GraphPoint, BillingEvent)
 }
-Item = UsageItem | VirtualMachine | VmEvent | Price | Credit | BillingRow
+Item = UsageItem | VirtualMachine | VmEvent | Price | Credit | BillingRow | GraphPoint | BillingEvent
 
 
 def read_items(endpoint: str, content: bytes) -> list[Item | BadItem]:
@@ -151,6 +186,17 @@ def raw_items(endpoint: str, content: bytes) -> tuple[type, list[msgspec.Raw]]:
     return item_type, wrapper(content)
 
 
+def is_empty_list(endpoint: str, content: bytes) -> bool:
+    """Tell whether an answer with status 404 is how a list of the billing history says that it has no line."""
+    if endpoint.removeprefix(HISTORY + "/") not in HISTORY_LISTS:
+        return False
+    try:
+        members = _decode(content, dict[str, msgspec.Raw])
+    except HyperstackError:
+        return False
+    return bytes(members.get("error_reason", b"")) == b'"not_found"'
+
+
 def utc(instant: datetime) -> datetime:
     """Read a vendor's instant: without a zone it is UTC."""
     if instant.tzinfo is None:
@@ -175,7 +221,11 @@ Wrapper = Callable[[bytes], list[msgspec.Raw]]
 def _reader(endpoint: str) -> tuple[Wrapper, type[Item]] | None:
     if endpoint.startswith(VIRTUAL_MACHINES + "/") and endpoint.endswith("/events"):
         return (lambda content: _list_of(_envelope(content), "instance_events", "virtual_machine_events")), VmEvent
-    if endpoint.startswith(HISTORY):
+    if endpoint.endswith("/billing-events"):
+        return (lambda content: _list_of(_envelope(content), "billing_events_history")), BillingEvent
+    if endpoint.startswith(HISTORY) and endpoint.endswith("/graph"):
+        return _graph_points, GraphPoint
+    if endpoint == HISTORY or endpoint.removeprefix(HISTORY + "/") in HISTORY_LISTS:
         return _history_rows, BillingRow
     readers: dict[str, tuple[Wrapper, type[Item]]] = {
         USAGE: ((lambda content: _list_of(_envelope(content), "data")), UsageItem),
@@ -223,6 +273,32 @@ def _history_rows(content: bytes) -> list[msgspec.Raw]:
         if "metrics" in members:
             return [msgspec.Raw(wrapper)]
     raise HyperstackError("body: expected an object with 'billing_history' or 'metrics', found none")
+
+
+def _graph_points(content: bytes) -> list[msgspec.Raw]:
+    """Find the buckets of the one resource that a graph is about, each with the graph's granularity."""
+    for wrapper in _objects(_envelope(content)):
+        members = _decode(wrapper, dict[str, msgspec.Raw])
+        rows = _list_of(members, "billing_history")
+        granularity = _member(members, "granularity")
+        points = [
+            point
+            for row in rows
+            for point in _decode(
+                bytes(
+                    _member(
+                        _decode(
+                            bytes(_member(_decode(bytes(row), dict[str, msgspec.Raw]), "metrics")),
+                            dict[str, msgspec.Raw],
+                        ),
+                        "incurred_bill_graph",
+                    )
+                ),
+                list[dict[str, msgspec.Raw]],
+            )
+        ]
+        return [msgspec.Raw(msgspec.json.encode(point | {"granularity": granularity})) for point in points]
+    raise HyperstackError("body: expected an object with 'billing_history', found none")
 
 
 def _objects(members: dict[str, msgspec.Raw]) -> Iterator[bytes]:

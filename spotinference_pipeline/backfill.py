@@ -1,15 +1,20 @@
-"""Days in order through rollups, metrics and checks: what the daily job does, for any days, by hand.
+"""Days in order through books, rollups, metrics and checks: what the daily jobs do, for any days, by hand.
 
 Owns the order and what a late change touches: a day's rollup is part of the seven windows that contain it, so the
 metrics of the six days after it are built again when they exist. Dagster orders the same steps by partitions instead.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from spotinference_pipeline import checks, transform
-from spotinference_pipeline.warehouse import Warehouse
+from spotinference_pipeline import checks, pacing, reconciliation, transform, validated
+from spotinference_pipeline.books import read_books
+from spotinference_pipeline.hyperstack import Hyperstack
+from spotinference_pipeline.reconciliation import Fetched, Pace
+from spotinference_pipeline.settings import Settings
+from spotinference_pipeline.storage import Storage
+from spotinference_pipeline.warehouse import Warehouse, open_warehouse
 from spotinference_pipeline.windows import ONE_DAY, TRAILING_DAYS
 
 
@@ -19,6 +24,46 @@ class BuiltDay:
 
     utc_day: date
     broken: list[checks.Finding]
+
+
+def fetch_books(settings: Settings, days: Sequence[date], make_pace: Callable[[], Pace] = Pace) -> Iterator[Fetched]:
+    """Read what has landed, then fetch the books of closed days, oldest first, each as one raw file.
+
+    The warehouse is not held open meanwhile.
+    Raises: SettingsError for a day whose bills still move, before anything is asked.
+    """
+    for day in days:
+        reconciliation.check_settled(day, settings.clock())
+    with open_warehouse(settings.warehouse_path) as warehouse:
+        validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
+        known = {day: reconciliation.read_known(warehouse, day) for day in days}
+    for day in sorted(days):
+        with Hyperstack(
+            settings.hyperstack_url,
+            settings.api_key(),
+            settings.clock,
+            budget_seconds=reconciliation.BUDGET_SECONDS,
+            pace=pacing.Pace(most_per_minute=reconciliation.MOST_PER_MINUTE),
+            patience_seconds=reconciliation.PATIENCE_SECONDS,
+        ) as hyperstack:
+            yield reconciliation.take(hyperstack, settings.raw_dir, settings.clock, day, known[day], make_pace())
+
+
+def is_whole(warehouse: Warehouse, fetched: Fetched) -> bool:
+    """Tell whether a fetched file, once it was ingested, counts as a book of its day."""
+    return any(book.source_file == fetched.source_file for book in read_books(warehouse, fetched.utc_day))
+
+
+def without_data(warehouse: Warehouse, days: Sequence[date]) -> list[date]:
+    """Give the days of which there are neither snapshots nor books."""
+    known = warehouse.query(
+        """
+        select utc_day from rollup.snapshot_days where minutes_good > 0
+        union
+        select utc_day from rollup.reconciliation_days
+        """
+    )
+    return sorted(set(days) - set(known["utc_day"].to_list()))
 
 
 def build(

@@ -7,8 +7,8 @@ facts come from is `ledger`. Definitions: docs/method.md, "Paid" and "Parts".
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from spotinference_pipeline.meter import (
@@ -48,6 +48,8 @@ class VmFacts:
     cold_starts: Sequence[ColdStart]
     busy: list[Interval]
     gpu_count: int | None
+    rates: Mapping[str, int] = field(default_factory=dict)
+    """The rate last shown in each status: for time in which nobody looked."""
 
     def has_public_ip(self, instant: int) -> bool:
         """Tell what the fleet list nearest to an instant showed."""
@@ -75,28 +77,53 @@ def build_meter(readings: Sequence[Reading], vm: VmFacts | None, ip_rate: int) -
     return Meter(legs), credits
 
 
-def split_day(resource_type: str, meter: Meter, vm: VmFacts | None, start: int, end: int) -> dict[str, int]:
-    """Split what the counter moved by in [start, end) into cost kinds, hour by hour, in proportion to expected cost.
+def extend(readings: Sequence[Reading], until: int, vm: VmFacts | None, ip_rate: int) -> list[Reading]:
+    """Go on from the last reading at the rate of each status, for time in which a life went on and nobody looked."""
+    last = readings[-1]
+    status = vm.line.at(until - 1) if vm else None
+    rate = (vm.rates.get(status) if vm and status else None) or last.rate or 1
+    expected = sum(s.weight for s in _stretches(last, Reading(until, last.total, rate), 0, vm, ip_rate)) // 60_000_000
+    return [*readings, Reading(until, last.total + expected, rate)]
 
-    Each hour's amount is the counter's own; the rates only divide it.
-    """
-    parts: dict[str, int] = defaultdict(int)
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Part of a day: what the counter moved by in it, and the expected cost by kind that divides this amount."""
+
+    start: int
+    end: int
+    amount: int
+    weights: Mapping[str, int]
+
+
+def share_day(resource_type: str, meter: Meter, vm: VmFacts | None, start: int, end: int) -> list[Share]:
+    """Part [start, end) into shares: hours for a machine of known states, else one. Each amount is the counter's own."""
     if vm is None:
-        kind = "storage" if resource_type in STORAGE_TYPES else "idle" if resource_type == "vm" else "other"
-        parts[kind] = meter.between(start, end)
-        return parts
+        return [Share(start, end, meter.between(start, end), {kind_of(resource_type): 1})]
     cold = union(cold.interval for cold in vm.cold_starts)
+    shares = []
     for hour in range(start, end, HOUR):
-        amount = meter.between(hour, hour + HOUR)
         stretches = meter.stretches(hour, hour + HOUR)
         weights = _weigh(stretches, vm.busy, cold)
         if not any(weights.values()):
             weights = _weigh([replace(s, rate=1, network_rate=0) for s in stretches], vm.busy, cold)
-        if not any(weights.values()):
-            continue
-        for kind, part in zip(weights, apportion(amount, list(weights.values())), strict=True):
+        if any(weights.values()):
+            shares.append(Share(hour, hour + HOUR, meter.between(hour, hour + HOUR), weights))
+    return shares
+
+
+def add_shares(shares: Iterable[Share]) -> dict[str, int]:
+    """Divide each share by its weights, and add up by kind; the parts add up to the shares exactly."""
+    parts: dict[str, int] = defaultdict(int)
+    for share in shares:
+        for kind, part in zip(share.weights, apportion(share.amount, list(share.weights.values())), strict=True):
             parts[kind] += part
     return parts
+
+
+def kind_of(resource_type: str) -> str:
+    """Give the kind of a resource about whose states nothing is known."""
+    return "storage" if resource_type in STORAGE_TYPES else "idle" if resource_type == "vm" else "other"
 
 
 def _weigh(stretches: Iterable[Stretch], busy: Sequence[Interval], cold: Sequence[Interval]) -> dict[str, int]:
@@ -128,7 +155,7 @@ def _stretches(before: Reading, after: Reading, amount: int, vm: VmFacts | None,
     if before.rate is not None:
         rate_before, ip_before = before.rate, ip_rate if vm.has_public_ip(before.at) else 0
     else:
-        rate_before, ip_before = (rate_after, ip_after) if first in (None, last) else (0, 0)
+        rate_before, ip_before = (rate_after, ip_after) if first in (None, last) else (vm.rates.get(first or "", 0), 0)
     pieces = vm.line.pieces(before.at, after.at)
     if len(pieces) == 1 and first == last and (rate_before, ip_before) != (rate_after, ip_after):
         change = change_of_rate(before.at, after.at, amount, rate_before, rate_after)
@@ -142,6 +169,6 @@ def _stretches(before: Reading, after: Reading, amount: int, vm: VmFacts | None,
         elif status == first:
             rate, ip = rate_before, ip_before
         else:
-            rate, ip = min(rate_before, rate_after), min(ip_before, ip_after)
+            rate, ip = vm.rates.get(status or "", min(rate_before, rate_after)), min(ip_before, ip_after)
         stretches.append(Stretch(start, end, rate, ip, status or last))
     return tuple(stretches)

@@ -19,6 +19,7 @@ import typer
 from spotinference_pipeline import (
     backfill,
     checks,
+    cli_books,
     demo,
     public_files,
     publication,
@@ -59,6 +60,7 @@ app = typer.Typer(
     help="US dollars per million tokens: what we paid divided by what we served.",
 )
 Days = Annotated[str, typer.Argument(metavar="DAY[..DAY]", help="closed UTC days, such as 2026-11-16..2026-11-22")]
+_BOOK_FIGURES = {"bill": "billed", "own": "counter", "residual": "residual", "unattributed": "unattributed"}
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -132,10 +134,42 @@ def build(
         validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
         built = backfill.build(warehouse, wanted, lambda day: print(f"{day} rolled up"), force=force)
         warehouse.copy_for_analysts()
+        blind = backfill.without_data(warehouse, wanted)
     broken = [(day.utc_day, finding) for day in built for finding in day.broken]
     _report(broken)
+    if blind:
+        print(
+            f"spotinference: {len(blind)} days from {blind[0]} to {blind[-1]} have neither snapshots nor books: they cost "
+            f"nothing here; run `spotinference reconcile {blind[0]}..{blind[-1]}`",
+            file=sys.stderr,
+        )
     print(f"{len(built)} windows built, from {built[0].utc_day} to {built[-1].utc_day}")
-    if broken:
+    if any(finding.blocks for _, finding in broken):
+        raise typer.Exit(GATE)
+
+
+@app.command()
+def reconcile(days: Days) -> None:
+    """Fetch Hyperstack's own books of closed UTC days, book what differs, and build these days and the later windows."""
+    settings = _settings()
+    wanted = _closed_days(settings, days)
+    fetched = list(backfill.fetch_books(settings, wanted))
+    with _warehouse(settings) as warehouse:
+        validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
+        built = backfill.build(warehouse, wanted)
+        warehouse.copy_for_analysts()
+        incomplete = [book for book in fetched if not backfill.is_whole(warehouse, book)]
+        for day in wanted:
+            print(_describe_books(warehouse, day))
+    for book in incomplete:
+        print(
+            f"spotinference: day {book.utc_day}: expected a whole book, found {book.failed} of {book.exchanges} answers failed "
+            f"in {book.path}; run `spotinference reconcile {book.utc_day}` again",
+            file=sys.stderr,
+        )
+    broken = [(day.utc_day, finding) for day in built for finding in day.broken]
+    _report(broken)
+    if incomplete or any(finding.blocks or day in wanted for day, finding in broken):
         raise typer.Exit(GATE)
 
 
@@ -151,9 +185,7 @@ def publish(
     wanted = None if day is None else _closed_days(settings, day)
     with _warehouse(settings) as warehouse:
         built = warehouse.query("select utc_day from metric.cost_per_mtok order by utc_day")["utc_day"].to_list()
-        broken = [
-            (day, finding) for day in wanted or built for finding in checks.run(warehouse, day) if not finding.passed
-        ]
+        broken = [(day, finding) for day in wanted or built for finding in checks.run(warehouse, day) if finding.blocks]
         if broken:
             _report(broken)
             raise typer.Exit(GATE)
@@ -261,7 +293,13 @@ def _read_status(warehouse: Warehouse, settings: Settings) -> dict[str, Any]:
             (select cast(max(scheduled_at) as varchar) from validated.exchanges where is_good) as last_good_snapshot,
             (select cast(max(finished_at) as varchar) from validated.requests) as last_request,
             (select count(*) from validated.quarantine) as quarantined,
-            (select cast(max(utc_day) as varchar) from metric.cost_per_mtok) as last_built_day
+            (select cast(max(utc_day) as varchar) from metric.cost_per_mtok) as last_built_day,
+            (
+                select cast(max_by(drift_usd, utc_day) as varchar) from rollup.credit_days where drift_usd is not null
+            ) as credit_drift_usd,
+            (
+                select cast(max(utc_day) as varchar) from rollup.credit_days where drift_usd is not null
+            ) as credit_drift_day
         """
     ).row(0, named=True)
     log = Storage(settings.request_log)
@@ -288,6 +326,27 @@ def _report(broken: Sequence[tuple[date, checks.Finding]]) -> None:
         )
 
 
+def _describe_books(warehouse: Warehouse, utc_day: date) -> str:
+    """Put a reconciled day on one line: the bill, our own ledger, and what was booked between them, by reason."""
+    given = {"utc_day": utc_day}
+    books = warehouse.query("from rollup.reconciliation_days where utc_day = $utc_day", given).rows(named=True)
+    if not books:
+        return f"{utc_day} no whole book"
+    reasons = warehouse.query(
+        """
+        select reason, sum(cost_usd) as cost_usd
+        from rollup.adjustments
+        where utc_day = $utc_day
+        group by reason
+        order by reason
+        """,
+        given,
+    )
+    figures = [f"{name} {books[0][f'{column}_usd']:.6f}" for name, column in _BOOK_FIGURES.items()]
+    booked = [f"{reason} {amount:.6f}" for reason, amount in reasons.rows()]
+    return f"{utc_day} {' '.join(figures)}: {', '.join(booked) or 'nothing to book'}"
+
+
 def _describe(published: publication.Published) -> str:
     figure = published.usd_per_million_tokens
     return f"{published.status}, {'no figure' if figure is None else f'{figure} USD per million tokens'}"
@@ -304,6 +363,9 @@ def _closed_days(settings: Settings, text: str) -> list[date]:
 
 def _settings() -> Settings:
     return settings_module.read(os.environ)
+
+
+cli_books.add_commands(app, _settings)
 
 
 def _warehouse(settings: Settings) -> AbstractContextManager[Warehouse]:

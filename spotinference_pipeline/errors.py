@@ -4,6 +4,7 @@ SpotinferenceError
 ├── OursError                 something here must be mended: settings, files, database
 │   ├── SettingsError         a setting is missing or wrong
 │   ├── RawFileError          a raw file or segment cannot be read or written
+│   ├── InvoiceError          an invoice file is not in its form, or contradicts one that was loaded
 │   ├── SnapshotRunningError  another snapshot is running: nothing is wrong, and nothing to do
 │   ├── WarehouseError        the DuckDB file is damaged, or a table is missing
 │   │   └── WarehouseLockedError  another process has the DuckDB file open
@@ -28,6 +29,10 @@ class SettingsError(OursError):
 
 class RawFileError(OursError):
     """A raw file or a log segment cannot be read or written."""
+
+
+class InvoiceError(OursError):
+    """An invoice file is not in its form, or contradicts one that was loaded; nothing was loaded."""
 
 
 class SnapshotRunningError(OursError):

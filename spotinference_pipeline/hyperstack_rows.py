@@ -4,8 +4,10 @@ Owns the translation of names and units, and the one named rounding of money: ru
 nano-dollars, which takes off the noise of binary floats (1e-9 and below) and nothing else.
 """
 
+import hashlib
 import re
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -50,20 +52,14 @@ _OPERATION_STATUSES = {
 """Status of a VM after Request, Success, Failed of each operation. Success and Failed are documented callback names;
 Request is inferred from `InstanceCreationRequest`, the one event that the vendor shows."""
 _REASON = re.compile(r"(\w+?)(Request|Success|Failed)")
-_TABLES = {
-    answers.UsageItem: "validated.billing_snapshots",
-    answers.VirtualMachine: "validated.vm_states",
-    answers.VmEvent: "validated.vm_states",
-    answers.Price: "validated.prices",
-    answers.Credit: "validated.credit_balances",
-    answers.BillingRow: "validated.billing_history",
-}
 
 
 def add_exchange(batch: Batch, exchange: Exchange, file: str, line: int) -> tuple[Any, ...]:
     """Add an exchange's items to the batch; give its own row for `validated.exchanges`."""
     problem, items, drift = exchange.error, None, None
-    if exchange.status is not None and exchange.status != 200:
+    if exchange.status == 404 and _is_empty_list(exchange):
+        items = 0
+    elif exchange.status is not None and exchange.status != 200:
         problem = f"status {exchange.status}"
     elif exchange.status == 200:
         content = b""
@@ -84,7 +80,7 @@ def add_exchange(batch: Batch, exchange: Exchange, file: str, line: int) -> tupl
         exchange.endpoint,
         "&".join(f"{name}={text}" for name, text in exchange.query.items()),
         exchange.status,
-        exchange.status == 200 and problem is None,
+        exchange.status is not None and problem is None,
         items,
         problem,
         clock_skew_seconds(exchange),
@@ -92,6 +88,13 @@ def add_exchange(batch: Batch, exchange: Exchange, file: str, line: int) -> tupl
         file,
         line,
     )
+
+
+def _is_empty_list(exchange: Exchange) -> bool:
+    try:
+        return answers.is_empty_list(exchange.endpoint, exchange.body_bytes() or b"")
+    except RawFileError:
+        return False
 
 
 def clock_skew_seconds(exchange: Exchange) -> int | None:
@@ -120,9 +123,9 @@ def _add_item(
     if isinstance(item, answers.BadItem):
         batch.refuse(*source, item.position, exchange.endpoint, item.reason, item.content)
         return
-    table = _TABLES[type(item)]
+    table, to_rows = _READERS[type(item)]
     try:
-        rows = list(_rows(exchange, item))
+        rows = to_rows(exchange, item)
     except (ArithmeticError, LookupError, ValueError) as error:
         reason = f"value out of range ({type(error).__name__})"
         batch.refuse(*source, f"item {position}", table, reason, msgspec.json.encode(item))
@@ -131,79 +134,81 @@ def _add_item(
         batch.add(table, (*row, *source))
 
 
-def _rows(exchange: Exchange, item: answers.Item) -> list[tuple[Any, ...]]:
-    at = exchange.observed_at
-    match item:
-        case answers.UsageItem():
-            return [_usage_row(at, item)]
-        case answers.VirtualMachine():
-            return [_fleet_row(at, item)]
-        case answers.VmEvent():
-            status = status_of_event(item.reason)
-            return [
-                (
-                    answers.utc(item.time),
-                    item.instance_id,
-                    "event",
-                    status,
-                    item.reason,
-                    None,
-                    None,
-                    None,
-                    None,
-                )
-            ]
-        case answers.Price():
-            listed = item.original_value
-            return [
-                (
-                    at,
-                    item.name,
-                    _round(item.value, RATE_UNIT),
-                    None if listed is None else _round(listed, RATE_UNIT),
-                )
-            ]
-        case answers.Credit():
-            return [(at, _round(item.credit, NANO_DOLLAR))]
-        case answers.BillingRow():
-            return _history_rows(exchange, item)
-
-
-def _usage_row(at: datetime, item: answers.UsageItem) -> tuple[Any, ...]:
+def _usage_rows(exchange: Exchange, item: answers.UsageItem) -> list[tuple[Any, ...]]:
     rate = item.bill_per_minute
-    return (
-        at,
-        item.resource_type,
-        item.resource_id,
-        item.name,
-        answers.utc(item.create_time),
-        None if item.terminate_time is None else answers.utc(item.terminate_time),
-        None if rate is None else _round(rate, RATE_UNIT),
-        _round(item.total_bill, NANO_DOLLAR),
-        item.active,
-        item.exclude_billing,
-    )
+    return [
+        (
+            exchange.observed_at,
+            item.resource_type,
+            item.resource_id,
+            item.name,
+            answers.utc(item.create_time),
+            None if item.terminate_time is None else answers.utc(item.terminate_time),
+            None if rate is None else _round(rate, RATE_UNIT),
+            _round(item.total_bill, NANO_DOLLAR),
+            item.active,
+            item.exclude_billing,
+        )
+    ]
 
 
-def _fleet_row(at: datetime, item: answers.VirtualMachine) -> tuple[Any, ...]:
+def _fleet_rows(exchange: Exchange, item: answers.VirtualMachine) -> list[tuple[Any, ...]]:
     flavor = item.flavor or answers.Flavor()
     has_public_ip = item.floating_ip is not None and item.floating_ip_status in (None, "ATTACHED")
-    return at, item.id, "fleet", item.status, None, None, has_public_ip, flavor.gpu or None, flavor.gpu_count
+    seen = (exchange.observed_at, item.id, "fleet", item.status, None, None, has_public_ip)
+    return [(*seen, flavor.gpu or None, flavor.gpu_count)]
+
+
+def _vm_event_rows(_: Exchange, item: answers.VmEvent) -> list[tuple[Any, ...]]:
+    status = status_of_event(item.reason)
+    told = (answers.utc(item.time), item.instance_id, "event", status, item.reason)
+    return [(*told, None, None, None, None)]
+
+
+def _price_rows(exchange: Exchange, item: answers.Price) -> list[tuple[Any, ...]]:
+    listed = item.original_value
+    price = _round(item.value, RATE_UNIT)
+    return [(exchange.observed_at, item.name, price, None if listed is None else _round(listed, RATE_UNIT))]
+
+
+def _credit_rows(exchange: Exchange, item: answers.Credit) -> list[tuple[Any, ...]]:
+    return [(exchange.observed_at, _round(item.credit, NANO_DOLLAR))]
+
+
+def _graph_rows(exchange: Exchange, item: answers.GraphPoint) -> list[tuple[Any, ...]]:
+    _, kind, resource_id, _ = exchange.endpoint.removeprefix(answers.HISTORY).split("/")
+    bucket = (answers.utc(item.datetime), item.granularity, _round(item.value, HISTORY_UNIT))
+    return [(exchange.observed_at, type_of_list(kind), int(resource_id), *bucket)]
+
+
+def _billing_event_rows(exchange: Exchange, item: answers.BillingEvent) -> list[tuple[Any, ...]]:
+    price = item.price_per_hour
+    vm_id = int(exchange.endpoint.split("/")[-2])
+    rate = None if price is None else _round(price, RATE_UNIT)
+    return [(exchange.observed_at, vm_id, answers.utc(item.start), item.event, rate)]
+
+
+def type_of_list(kind: str) -> str:
+    """Give our resource type of a history list: that of the running counters, where they have one."""
+    return "vm" if kind == "virtual-machine" else kind
 
 
 def _history_rows(exchange: Exchange, item: answers.BillingRow) -> list[tuple[Any, ...]]:
     """Give one row per amount of money; other figures of the answer stay in the raw file."""
-    kind = exchange.endpoint.removeprefix(answers.HISTORY).strip("/").partition("/")[0] or "organisation"
+    kind = exchange.endpoint.removeprefix(answers.HISTORY).strip("/") or "organisation"
     start, end = (parse_instant(exchange.query[name]) for name in ("start_date", "end_date"))
     if end - start < timedelta(0):
         raise ValueError("window runs backwards")
+    about = item.attributes
     return [
         (
             exchange.observed_at,
             start,
             end,
-            kind,
-            item.attributes.infrahub_id,
+            type_of_list(kind),
+            None if kind == "organisation" else _resource_id(about),
+            about.id,
+            about.resource_name,
             figure,
             _round(amount, HISTORY_UNIT),
         )
@@ -211,8 +216,33 @@ def _history_rows(exchange: Exchange, item: answers.BillingRow) -> list[tuple[An
     ]
 
 
+def _resource_id(about: answers.BillingAttributes) -> int:
+    """Give Hyperstack's number of a line; where it has none, one made of the billing system's id, far above all others.
+
+    Raises: ValueError when the line has neither.
+    """
+    if about.infrahub_id is not None:
+        return about.infrahub_id
+    if about.id is None:
+        raise ValueError("line without an id")
+    return 2**60 + int.from_bytes(hashlib.sha256(about.id.encode()).digest()[:7])
+
+
 def _round(amount: Decimal, unit: Decimal) -> Decimal:
     """Round an amount; a string such as "NaN" reads as a decimal but is none, and polars panics on it."""
     if not amount.is_finite():
         raise ValueError("expected a finite number")
     return amount.quantize(unit)
+
+
+_READERS: dict[type, tuple[str, Callable[[Exchange, Any], list[tuple[Any, ...]]]]] = {
+    answers.UsageItem: ("validated.billing_snapshots", _usage_rows),
+    answers.VirtualMachine: ("validated.vm_states", _fleet_rows),
+    answers.VmEvent: ("validated.vm_states", _vm_event_rows),
+    answers.Price: ("validated.prices", _price_rows),
+    answers.Credit: ("validated.credit_balances", _credit_rows),
+    answers.BillingRow: ("validated.billing_history", _history_rows),
+    answers.GraphPoint: ("validated.billing_graphs", _graph_rows),
+    answers.BillingEvent: ("validated.billing_events", _billing_event_rows),
+}
+"""The table of each kind of item, and how it becomes rows of it."""

@@ -1,106 +1,156 @@
-"""From counters to a ledger: what each resource cost on one UTC day, and what for.
+"""From counters and books to a ledger: what each resource cost on one UTC day, and what for.
 
-Owns which validated rows a day needs (the last before it and the first after it included) and how the lives of a
-resource add up to its day. What the rows say is `charges`' and `states`'; the arithmetic is `meter`'s, in integers, so
-the parts of a day add up to the difference of its counters exactly. Definitions: docs/method.md, "Paid" and "Parts".
+Owns how the lives of a resource add up to its day, and the three tables' rows. What the rows of a day are is
+`readings`', Hyperstack's own bills are `books`', what a difference between both means is `settlement`'s, the arithmetic
+is `meter`'s, in integers. Without a book a day costs what its counters moved by; with one it costs what was billed, to
+the last digit. Definitions: docs/method.md, "Paid", "Parts" and "Reconciliation".
 
-Writes rollup.resource_days, rollup.cost_days and rollup.vm_days.
+Writes rollup.resource_days, rollup.cost_days, rollup.vm_days, rollup.adjustments and rollup.reconciliation_days.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import polars as pl
 
+from spotinference_pipeline.answers import HISTORY_LISTS
 from spotinference_pipeline.batch import to_frame
-from spotinference_pipeline.charges import Reading, VmFacts, build_meter, split_day
-from spotinference_pipeline.meter import Interval, Meter, intersect, length, subtract, union
-from spotinference_pipeline.states import Readiness, Sight, StateLine, find_cold_starts
+from spotinference_pipeline.books import FINAL, Book, Key, read_books
+from spotinference_pipeline.charges import Reading, VmFacts, add_shares
+from spotinference_pipeline.hyperstack_rows import type_of_list
+from spotinference_pipeline.meter import Interval, intersect, length, subtract, union
+from spotinference_pipeline.own_days import Measure, ResourceDay
+from spotinference_pipeline.readings import (
+    LOOK_AROUND,
+    Life,
+    learn_rates,
+    read_graphs,
+    read_lives,
+    read_public_ip_rate,
+    read_vm_facts,
+)
+from spotinference_pipeline.settlement import UNATTRIBUTED, Adjustment, divide, is_agreed, settle
 from spotinference_pipeline.warehouse import Warehouse
 from spotinference_pipeline.windows import Window, day_window, to_microseconds
 
-TABLES = ("rollup.resource_days", "rollup.cost_days", "rollup.vm_days")
-_MONEY, _SECONDS = pl.Decimal(38, 15), pl.Decimal(18, 6)
+TABLES = (
+    "rollup.resource_days",
+    "rollup.cost_days",
+    "rollup.vm_days",
+    "rollup.adjustments",
+    "rollup.reconciliation_days",
+)
+_MONEY, _SECONDS, _INSTANT = pl.Decimal(38, 15), pl.Decimal(18, 6), pl.Datetime("us", "UTC")
 _RESOURCE = {"utc_day": pl.Date, "resource_type": pl.String, "resource_id": pl.Int64}
 _SCHEMAS: dict[str, dict[str, Any]] = {
     "rollup.resource_days": _RESOURCE
     | {"resource_name": pl.String}
-    | dict.fromkeys(("cost_usd", "edge_usd", "outside_usd"), _MONEY)
-    | {"readings": pl.Int64, "is_excluded": pl.Boolean},
+    | dict.fromkeys(("cost_usd", "counter_usd", "edge_usd", "outside_usd"), _MONEY)
+    | {"source": pl.String, "unseen_seconds": _SECONDS, "readings": pl.Int64, "is_excluded": pl.Boolean},
     "rollup.cost_days": _RESOURCE | {"cost_kind": pl.String, "cost_usd": _MONEY},
     "rollup.vm_days": {"utc_day": pl.Date, "vm_id": pl.Int64, "gpu_count": pl.Int64}
     | dict.fromkeys(("alive_seconds", "active_seconds", "busy_seconds", "cold_start_seconds"), _SECONDS)
     | dict.fromkeys(("wakes", "failed_wakes", "unexplained_changes"), pl.Int64),
+    "rollup.adjustments": _RESOURCE
+    | {"reason": pl.String, "cost_usd": _MONEY, "tolerance_usd": _MONEY, "booked_at": _INSTANT},
+    "rollup.reconciliation_days": {
+        "utc_day": pl.Date,
+        "books": pl.Int64,
+        "first_book_at": _INSTANT,
+        "last_book_at": _INSTANT,
+        "is_final": pl.Boolean,
+        "is_agreed": pl.Boolean,
+    }
+    | dict.fromkeys(("billed_usd", "counter_usd", "residual_usd", "unattributed_usd"), _MONEY),
 }
-LOOK_AROUND = timedelta(days=1)
-"""How far before and after the day's readings states are read: longer than any cold start."""
+LISTED_TYPES = frozenset({*map(type_of_list, HISTORY_LISTS), UNATTRIBUTED[0]})
+"""Resource types that books have lines of."""
 
 
-@dataclass
-class Life:
-    """One resource from its creation to its end: an id that is created anew is another life."""
+@dataclass(frozen=True)
+class DayFacts:
+    """All that the day's rows are made of: every life that touches it, what each resource came to, the machines' states."""
 
-    resource_type: str
-    resource_id: int
-    name: str | None
-    readings: list[Reading]
-    is_excluded: bool
-
-
-@dataclass
-class _ResourceDay:
-    """What all lives of one resource add up to on the day."""
-
-    name: str | None
-    is_excluded: bool
-    kinds: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    edge: int = 0
-    outside: int = 0
-    readings: int = 0
-
-    def add(self, life: Life, meter: Meter, parts: Mapping[str, int], day: Interval) -> None:
-        """Add one life. Excluded resources cost nothing and stay visible."""
-        self.readings += sum(day[0] <= reading.at < day[1] and reading.rate is not None for reading in life.readings)
-        if life.is_excluded:
-            return
-        for kind, amount in parts.items():
-            self.kinds[kind] += amount
-        for leg in {meter.straddling(instant) for instant in day} - {None}:
-            assert leg is not None
-            inside = meter.between(max(leg.start, day[0]), min(leg.end, day[1]))
-            self.edge += inside
-            self.outside += leg.amount - inside
+    utc_day: date
+    lives: list[Life]
+    vms: Mapping[int, VmFacts]
+    resources: Mapping[Key, ResourceDay]
+    books: Sequence[Book]
+    adjustments: Sequence[Adjustment]
 
 
-def build_day(warehouse: Warehouse, utc_day: date) -> dict[str, int]:
-    """Build the day's rows of the three ledger tables; give their numbers by table.
-
-    The same validated rows give the same result, whatever was built before.
-    """
+def read_day(warehouse: Warehouse, utc_day: date) -> DayFacts:
+    """Work out what each resource cost on the day, for this module and `wakes`."""
     window = day_window(utc_day)
     start, end = to_microseconds(window.start), to_microseconds(window.end)
-    lives = _read_lives(warehouse, window.start, window.end)
-    reach = (
-        min([start, *(life.readings[0].at for life in lives)]),
-        max([end, *(life.readings[-1].at for life in lives)]),
+    books = read_books(warehouse, utc_day)
+    lives = _lives(warehouse, window, books)
+    facts = learn_rates(_facts(warehouse, lives, window), lives)
+    day = Measure(
+        start, end, facts, read_public_ip_rate(warehouse, window.end), read_graphs(warehouse, window), bool(books)
     )
-    facts = _read_vm_facts(warehouse, _instant(reach[0]) - LOOK_AROUND, _instant(reach[1]) + LOOK_AROUND, window)
-    ip_rate = _read_public_ip_rate(warehouse, window.end)
-    resources: dict[tuple[str, int], _ResourceDay] = {}
+    resources: dict[Key, ResourceDay] = defaultdict(ResourceDay)
     for life in lives:
-        vm = facts.get(life.resource_id) if life.resource_type == "vm" else None
-        meter, credits = build_meter(life.readings, vm, ip_rate)
-        parts = split_day(life.resource_type, meter, vm, start, end)
-        parts["credit"] += sum(amount for at, amount in credits if start <= at < end)
-        key = life.resource_type, life.resource_id
-        resources.setdefault(key, _ResourceDay(life.name, life.is_excluded)).add(life, meter, parts, (start, end))
-    vm_lives = [life for life in lives if life.resource_type == "vm"]
-    vms = [_vm_row(utc_day, vm_id, facts[vm_id], vm_lives, (start, end)) for vm_id in sorted(facts)]
-    return _store(warehouse, utc_day, resources, vms)
+        day.add(resources[life.resource_type, life.resource_id], life)
+    adjustments = settle({key: found.own for key, found in resources.items()}, books, LISTED_TYPES) if books else []
+    _close(resources, books, adjustments)
+    if books:
+        for life in lives:
+            if not life.is_ended and life.readings[-1].at < end:
+                life.readings.append(Reading(end, life.readings[-1].total, None))
+    return DayFacts(utc_day, lives, facts, resources, books, adjustments)
+
+
+def build_day(warehouse: Warehouse, utc_day: date, facts: DayFacts | None = None) -> dict[str, int]:
+    """Build the day's rows of the ledger's tables; give their numbers by table.
+
+    The same validated rows give the same result, whatever was built before. `facts`: what `read_day` gave, if it is at hand.
+    """
+    facts = facts or read_day(warehouse, utc_day)
+    window = day_window(utc_day)
+    day = to_microseconds(window.start), to_microseconds(window.end)
+    vm_lives = [life for life in facts.lives if life.resource_type == "vm"]
+    vms = [_vm_row(utc_day, vm_id, facts.vms[vm_id], vm_lives, day) for vm_id in sorted(facts.vms)]
+    return _store(warehouse, utc_day, facts.resources, vms, facts.adjustments, facts.books)
+
+
+def _lives(warehouse: Warehouse, window: Window, books: Sequence[Book]) -> list[Life]:
+    """Read the lives that are in the day; a line of the newest book that nobody ever saw is a life too."""
+    start = to_microseconds(window.start)
+    lives = read_lives(warehouse, window.start, window.end)
+    lines = books[-1].lines if books else {}
+    billed = {(life.resource_type, life.resource_id) for life in lives} & lines.keys()
+    lives = [life for life in lives if life.readings[-1].at > start or (life.resource_type, life.resource_id) in billed]
+    for key in sorted(lines.keys() - billed):
+        lives.append(Life(*key, lines[key].name, [Reading(start, 0, None)], is_excluded=False))
+    return lives
+
+
+def _facts(warehouse: Warehouse, lives: Sequence[Life], window: Window) -> dict[int, VmFacts]:
+    low = min([window.start, *(_instant(life.readings[0].at) for life in lives)])
+    high = max([window.end, *(_instant(life.readings[-1].at) for life in lives)])
+    return read_vm_facts(warehouse, low - LOOK_AROUND, high + LOOK_AROUND, window)
+
+
+def _close(resources: dict[Key, ResourceDay], books: Sequence[Book], adjustments: Sequence[Adjustment]) -> None:
+    """Settle each resource: what was billed where a book says so, else what its counters say."""
+    if books and any(adjustment.key == UNATTRIBUTED for adjustment in adjustments):
+        resources[UNATTRIBUTED].name = UNATTRIBUTED[0]
+    adjusted: dict[Key, int] = defaultdict(int)
+    for adjustment in adjustments:
+        adjusted[adjustment.key] += adjustment.amount
+    for key, found in resources.items():
+        own = found.own
+        if books and key[0] in LISTED_TYPES:
+            found.kinds = divide(key[0], own, own.total + adjusted[key])
+            found.source = "books, hours inferred" if own.holes else "books"
+            found.edge = found.outside = 0
+        else:
+            found.kinds = add_shares(own.shares) | {"credit": own.credit}
 
 
 def _vm_row(utc_day: date, vm_id: int, vm: VmFacts, lives: Sequence[Life], day: Interval) -> tuple[Any, ...]:
@@ -125,163 +175,42 @@ def _vm_row(utc_day: date, vm_id: int, vm: VmFacts, lives: Sequence[Life], day: 
     )
 
 
-def _read_lives(warehouse: Warehouse, start: datetime, end: datetime) -> list[Life]:
-    """Read every life's readings in the day, and the last before and the first after it."""
-    frame = warehouse.query(
-        """
-        with readings as (
-            select
-                resource_type,
-                resource_id,
-                created_at,
-                case when is_active or terminated_at is null then observed_at else terminated_at end as read_at,
-                total_bill_usd,
-                rate_usd_per_minute,
-                resource_name,
-                is_excluded
-            from validated.billing_snapshots
-            -- an ended counter that was corrected is read twice at its end: the later answer counts
-            qualify row_number() over (
-                partition by resource_type, resource_id, created_at, read_at
-                order by observed_at desc
-            ) = 1
-        ),
-
-        bounds as (
-            select
-                resource_type,
-                resource_id,
-                created_at,
-                max(read_at) filter (where read_at <= $start) as first_at,
-                min(read_at) filter (where read_at >= $end) as last_at
-            from readings
-            group by resource_type, resource_id, created_at
-        )
-
-        select
-            readings.resource_type,
-            readings.resource_id,
-            readings.created_at,
-            readings.read_at,
-            readings.total_bill_usd,
-            readings.rate_usd_per_minute,
-            readings.resource_name,
-            readings.is_excluded
-        from readings
-        inner join bounds
-            on
-                readings.resource_type = bounds.resource_type
-                and readings.resource_id = bounds.resource_id
-                and readings.created_at = bounds.created_at
-        where
-            readings.created_at < $end
-            and readings.read_at >= coalesce(bounds.first_at, readings.created_at)
-            and readings.read_at <= coalesce(bounds.last_at, $end)
-        order by 1, 2, 3, 4
-        """,
-        {"start": start, "end": end},
-    )
-    lives: dict[tuple[str, int, datetime], Life] = {}
-    for kind, resource_id, created_at, read_at, total, rate, name, excluded in frame.iter_rows():
-        life = lives.get((kind, resource_id, created_at))
-        if life is None:
-            life = lives[kind, resource_id, created_at] = Life(kind, resource_id, name, [], excluded)
-            if read_at > max(created_at, start):
-                life.readings.append(Reading(to_microseconds(created_at), 0, None))
-        life.name = name
-        life.readings.append(Reading(to_microseconds(read_at), _femto(total), 0 if rate is None else _femto(rate)))
-    return [life for life in lives.values() if life.readings[-1].at > to_microseconds(start)]
-
-
-def _read_vm_facts(warehouse: Warehouse, low: datetime, high: datetime, day: Window) -> dict[int, VmFacts]:
-    states = warehouse.query(
-        """
-        select observed_at, vm_id, source, vm_status, is_ready, has_public_ip, gpu_count
-        from validated.vm_states
-        where observed_at >= $low and observed_at < $high
-        order by vm_id, observed_at, reason like '%Request' desc, reason
-        """,
-        {"low": low, "high": high},
-    )
-    sights: dict[int, list[Sight]] = defaultdict(list)
-    ips: dict[int, list[tuple[int, bool]]] = defaultdict(list)
-    probes: dict[int, list[tuple[int, bool]]] = defaultdict(list)
-    gpus: dict[int, int | None] = {}
-    for observed_at, vm_id, source, status, ready, public_ip, gpu_count in states.iter_rows():
-        at = to_microseconds(observed_at)
-        if source == "health":
-            probes[vm_id].append((at, ready))
-        elif status is not None:
-            sights[vm_id].append(Sight(at, status, source == "event"))
-        if source == "fleet":
-            ips[vm_id].append((at, public_ip))
-            gpus[vm_id] = gpu_count
-    busy, first_bytes = _read_requests(warehouse, low, high, day)
-    facts = {}
-    for vm_id, seen in sights.items():
-        line = StateLine(seen)
-        known_until = max([to_microseconds(day.end), seen[-1].at, *(at for at, _ in probes[vm_id][-1:])])
-        colds = find_cold_starts(line, Readiness(sorted(probes[vm_id]), first_bytes[vm_id]), known_until)
-        facts[vm_id] = VmFacts(line, ips[vm_id], colds, union(busy[vm_id]), gpus.get(vm_id))
-    return facts
-
-
-def _read_requests(
-    warehouse: Warehouse, low: datetime, high: datetime, day: Window
-) -> tuple[dict[int, list[Interval]], dict[int, list[int]]]:
-    """Read the in-flight intervals that touch the day, and all first bytes between `low` and `high`."""
-    requests = warehouse.query(
-        """
-        select vm_id, started_at, finished_at, first_byte_at
-        from validated.requests
-        where vm_id is not null and finished_at >= $low and started_at < $high
-        order by vm_id, first_byte_at
-        """,
-        {"low": low, "high": high},
-    )
-    busy: dict[int, list[Interval]] = defaultdict(list)
-    first_bytes: dict[int, list[int]] = defaultdict(list)
-    for vm_id, started_at, finished_at, first_byte_at in requests.iter_rows():
-        if finished_at > day.start and started_at < day.end:
-            busy[vm_id].append((to_microseconds(started_at), to_microseconds(finished_at)))
-        if first_byte_at is not None:
-            first_bytes[vm_id].append(to_microseconds(first_byte_at))
-    return busy, first_bytes
-
-
-def _read_public_ip_rate(warehouse: Warehouse, end: datetime) -> int:
-    """Give the price of a public IP in femto-dollars a minute: the newest in the price book before the day's end."""
-    frame = warehouse.query(
-        """
-        select max_by(usd_per_hour, observed_at) as usd_per_hour
-        from validated.prices
-        where price_name = 'PublicIP' and observed_at < $end
-        """,
-        {"end": end},
-    )
-    price: Decimal | None = frame.item()
-    return 0 if price is None else _femto(price) // 60
-
-
 def _store(
     warehouse: Warehouse,
     utc_day: date,
-    resources: Mapping[tuple[str, int], _ResourceDay],
+    resources: Mapping[Key, ResourceDay],
     vms: Sequence[tuple[Any, ...]],
+    adjustments: Sequence[Adjustment],
+    books: Sequence[Book],
 ) -> dict[str, int]:
     resource_rows: list[tuple[Any, ...]] = []
     cost_rows: list[tuple[Any, ...]] = []
-    for key, day in sorted(resources.items()):
-        spent = {kind: amount for kind, amount in day.kinds.items() if amount}
-        amounts = (_usd(amount) for amount in (sum(spent.values()), day.edge, day.outside))
-        resource_rows.append((utc_day, *key, day.name, *amounts, day.readings, day.is_excluded))
+    for key, found in sorted(resources.items()):
+        own, spent = found.own, {kind: amount for kind, amount in found.kinds.items() if amount}
+        amounts = (_usd(amount) for amount in (sum(spent.values()), own.total, found.edge, found.outside))
+        unseen = _seconds(length(own.holes))
+        resource_rows.append(
+            (utc_day, *key, found.name, *amounts, found.source, unseen, own.readings, found.is_excluded)
+        )
         cost_rows += [(utc_day, *key, kind, _usd(spent[kind])) for kind in sorted(spent)]
-    rows = zip(TABLES, (resource_rows, cost_rows, vms), strict=True)
+    booked = [
+        (utc_day, *one.key, one.reason, _usd(one.amount), _usd(one.tolerance), one.booked_at) for one in adjustments
+    ]
+    counted = sum(found.own.total for found in resources.values())
+    reconciled = [_reconciliation_row(utc_day, books, adjustments, counted)] if books else []
+    rows = zip(TABLES, (resource_rows, cost_rows, vms, booked, reconciled), strict=True)
     return {table: warehouse.replace_day(table, utc_day, to_frame(some, _SCHEMAS[table])) for table, some in rows}
 
 
-def _femto(usd: Decimal) -> int:
-    return int(usd.scaleb(15).to_integral_value())
+def _reconciliation_row(
+    utc_day: date, books: Sequence[Book], adjustments: Sequence[Adjustment], counted: int
+) -> tuple[Any, ...]:
+    first, last = books[0].observed_at, books[-1].observed_at
+    residual = sum(abs(one.amount) for one in adjustments if one.key != UNATTRIBUTED and one.booked_at == first)
+    unattributed = sum(one.amount for one in adjustments if one.key == UNATTRIBUTED)
+    amounts = (_usd(amount) for amount in (books[-1].organisation, counted, residual, unattributed))
+    is_final = last >= day_window(utc_day).end + FINAL
+    return utc_day, len(books), first, last, is_final, is_agreed(adjustments, books), *amounts
 
 
 def _usd(femto: int) -> Decimal:

@@ -209,7 +209,8 @@ def _read_facts(warehouse: Warehouse, utc_day: date) -> revision.Facts:
         """,
         given,
     )
-    return revision.Facts(cost, dict(parts.iter_rows()), figures, dict(models.iter_rows()))
+    invoiced = warehouse.query(read_sql("publication.invoice_residual"), given)["invoice_residual_usd"].item()
+    return revision.Facts(cost, dict(parts.iter_rows()), figures, dict(models.iter_rows()), invoiced)
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

@@ -210,5 +210,6 @@ def first_day(raw_dir: Path) -> date | None:
 
 
 def has_minute(raw_dir: Path, minute: datetime) -> bool:
-    """Tell whether a file was landed that began in this minute."""
-    return any((raw_dir / f"{minute:%Y-%m-%d}").glob(f"{minute:%Y%m%dT%H%M}??Z.*.jsonl"))
+    """Tell whether a snapshot was landed that began in this minute; books of past days are none."""
+    of_snapshots = f"{minute:%Y%m%dT%H%M}??Z.{'[0-9a-f]' * 8}.jsonl"
+    return any((raw_dir / f"{minute:%Y-%m-%d}").glob(of_snapshots))

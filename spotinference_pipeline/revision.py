@@ -34,6 +34,7 @@ class Facts:
     parts: Mapping[str, Decimal | None]
     figures: Mapping[str, Any]
     tokens_by_model: Mapping[str, int]
+    invoice_residual_usd: Decimal | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def build_document(utc_day: date, facts: Facts, terms: Terms, last_good_day: str
             "days_reconciled": 0,
             "residual_usd": None,
             "unattributed_usd": None,
-            "invoice_residual_usd": None,
+            "invoice_residual_usd": _text(facts.invoice_residual_usd),
         },
         "compared_with": [],
         "caveats": _caveats(facts, terms),

@@ -8,7 +8,16 @@ Source: the vendor's API description of 2026, its examples and its SDKs.
 
 import msgspec
 
-from spotinference_pipeline.answers import BillingRow, Credit, Price, UsageItem, VirtualMachine, VmEvent, raw_items
+from spotinference_pipeline.answers import (
+    BillingEvent,
+    BillingRow,
+    Credit,
+    Price,
+    UsageItem,
+    VirtualMachine,
+    VmEvent,
+    raw_items,
+)
 from spotinference_pipeline.errors import HyperstackError
 
 MOST_NAMES = 20
@@ -31,7 +40,8 @@ _KNOWN: dict[type, frozenset[str]] = {
     VmEvent: _names("id instance_id user_id org_id time type reason object message"),
     Price: _names("id name value original_value discount_applied start_time end_time"),
     Credit: _names("credit threshold can_create_instance"),
-    BillingRow: frozenset({"attributes", "metrics"}),
+    BillingRow: _names("attributes metrics"),
+    BillingEvent: _names("start event event_duration price_per_hour total_cost"),
 }
 _KNOWN_METRICS = _names(
     "incurred_bill non_discounted_bill price_per_hour non_discounted_price_per_hour usage_time size vm_cost volume_cost "
@@ -50,9 +60,9 @@ def unknown_fields(endpoint: str, content: bytes) -> list[str]:
     except HyperstackError:
         return []
     names: set[str] = set()
-    for item in items:
+    for item in items if kind in _KNOWN else ():
         members = _members(item)
-        names |= members.keys() - _KNOWN.get(kind, frozenset())
+        names |= members.keys() - _KNOWN[kind]
         if kind is BillingRow and "metrics" in members:
             names |= {f"metrics.{name}" for name in _members(members["metrics"]) if not _is_known_metric(name)}
     return sorted(name[:64].replace(",", " ") for name in names)[:MOST_NAMES]

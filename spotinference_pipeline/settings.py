@@ -57,6 +57,11 @@ class Settings(BaseModel):
         return self.data_dir / "raw" / "hyperstack"
 
     @property
+    def invoices_dir(self) -> Path:
+        """Folder of the invoices that were loaded."""
+        return self.data_dir / "raw" / "invoices"
+
+    @property
     def warehouse_path(self) -> Path:
         return self.data_dir / "warehouse.duckdb"
 

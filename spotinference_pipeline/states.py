@@ -7,7 +7,7 @@ Units: microseconds since 1970 UTC, intervals half-open.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from spotinference_pipeline.meter import Interval
@@ -85,11 +85,15 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class ColdStart:
-    """The time from a wake until the engine was ready, or until the wake was over without that."""
+    """The time from a wake until the engine was ready, or until the wake was over without that.
+
+    `ready_by` is `probe` or `first_byte`; None where it was not ready.
+    """
 
     start: int
     end: int
     failed: bool
+    ready_by: str | None = field(default=None, compare=False)
 
     @property
     def interval(self) -> Interval:
@@ -109,13 +113,13 @@ def find_cold_starts(line: StateLine, readiness: Readiness, end: int) -> list[Co
         probes = readiness.probes[
             bisect_left(readiness.probes, (start, False)) : bisect_left(readiness.probes, (stop, False))
         ]
-        ready = next((at for at, is_ready in probes if is_ready), None)
+        ready, ready_by = next((at for at, is_ready in probes if is_ready), None), "probe"
         if ready is None:
             place = bisect_left(readiness.first_bytes, start)
             byte = readiness.first_bytes[place] if place < len(readiness.first_bytes) else None
-            ready = byte if byte is not None and byte < stop else None
+            ready, ready_by = byte if byte is not None and byte < stop else None, "first_byte"
         if ready is not None:
-            found.append(ColdStart(start, ready, failed=False))
+            found.append(ColdStart(start, ready, failed=False, ready_by=ready_by))
         elif probes:
             found.append(ColdStart(start, stop, failed=line.at(stop) != ACTIVE))
     return found

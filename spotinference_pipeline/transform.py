@@ -7,11 +7,11 @@ counters, are `ledger`'s.
 from collections.abc import Mapping
 from datetime import date
 
-from spotinference_pipeline import ledger
+from spotinference_pipeline import ledger, wakes
 from spotinference_pipeline.errors import WarehouseError
 from spotinference_pipeline.warehouse import Warehouse, read_sql
 
-ROLLUPS = ("rollup.snapshot_days", "rollup.token_days")
+ROLLUPS = ("rollup.snapshot_days", "rollup.token_days", "rollup.credit_days")
 METRICS = (
     "metric.inputs",
     "metric.paid",
@@ -28,7 +28,13 @@ def build_rollups(warehouse: Warehouse, utc_day: date, *, force: bool = False) -
     Raises: WarehouseError when fewer minutes of the day are known than when it was built before, unless forced.
     """
     coverage = {table: build_table(warehouse, table, utc_day, force=force) for table in ROLLUPS}
-    return coverage | ledger.build_day(warehouse, utc_day)
+    return coverage | build_ledger(warehouse, utc_day)
+
+
+def build_ledger(warehouse: Warehouse, utc_day: date) -> dict[str, int]:
+    """Build the day's rows of the ledger and of the wakes, from one reading of the day; give their numbers by table."""
+    facts = ledger.read_day(warehouse, utc_day)
+    return ledger.build_day(warehouse, utc_day, facts) | wakes.build_day(warehouse, utc_day, facts)
 
 
 def build_metrics(warehouse: Warehouse, utc_day: date) -> Mapping[str, int]:

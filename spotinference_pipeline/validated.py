@@ -15,12 +15,12 @@ from typing import Any
 
 import polars as pl
 
-from spotinference_pipeline import hyperstack_rows, log_rows, raw
+from spotinference_pipeline import hyperstack_rows, invoice_rows, log_rows, raw, raw_invoices
 from spotinference_pipeline.batch import Batch, to_frame
 from spotinference_pipeline.request_log import SEGMENT_NAME, read_segment
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse
-from spotinference_pipeline.windows import days_between
+from spotinference_pipeline.windows import ONE_DAY, days_between
 
 FILES_PER_BATCH = 48
 _FILE_SCHEMA = {
@@ -53,6 +53,7 @@ _KEYS = {
     "validated.request_usages": ("request_id", "observed_at"),
     "validated.request_stops": ("request_id",),
     "validated.engine_counters": ("vm_id", "upstream", "observed_at"),
+    "validated.invoice_lines": ("invoice_number", "revision", "line"),
 }
 """What makes two rows the same fact. A second row of one key is an exact repeat, or a conflict if it says otherwise."""
 
@@ -120,6 +121,8 @@ def misnamed_segments(log: Storage) -> list[str]:
 def _raw_sources(raw_dir: Path) -> Iterator[_Source]:
     for path in raw.list_files(raw_dir):
         yield _Source(f"hyperstack/{path.parent.name}/{path.name}", "hyperstack", path.read_bytes)
+    for path in raw_invoices.list_files(raw_invoices.folder_beside(raw_dir)):
+        yield _Source(f"invoices/{path.parent.name}/{path.name}", "invoices", path.read_bytes)
 
 
 def _log_sources(log: Storage) -> Iterator[_Source]:
@@ -140,6 +143,8 @@ def _ingest_batch(warehouse: Warehouse, sources: Sequence[_Source]) -> Ingested:
         files.append((source.name, source.kind, hashlib.sha256(content).hexdigest(), len(content)))
         if source.kind == "request_log":
             log_rows.add_segment(batch, read_segment(content), source.name)
+        elif source.kind == "invoices":
+            invoice_rows.add_invoice(batch, content, source.name)
         else:
             exchanges += _add_raw_file(batch, content, source.name)
     days = _days_of_gap(warehouse, batch)
@@ -184,7 +189,11 @@ def _counts(batch: Batch, file: str) -> tuple[int, int, int, int, int]:
 def _days(frame: pl.DataFrame) -> set[date]:
     """Give the UTC days that the rows are about."""
     names = [name for name in ("observed_at", "terminated_at", "started_at", "finished_at") if name in frame.columns]
-    return {day for name in names for day in frame[name].drop_nulls().dt.date().unique()}
+    days = {day for name in names for day in frame[name].drop_nulls().dt.date().unique()}
+    if "period_end" in frame.columns:
+        for start, end in frame.select("period_start", "period_end").unique().iter_rows():
+            days |= set(days_between(start, end - ONE_DAY))
+    return days
 
 
 def _days_of_gap(warehouse: Warehouse, batch: Batch) -> set[date]:

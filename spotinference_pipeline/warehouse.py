@@ -24,6 +24,8 @@ from spotinference_pipeline.errors import WarehouseError, WarehouseLockedError
 
 LOCK_DEADLINE_SECONDS = 60.0
 SQL_DIR = shipped.path("sql")
+VIEWS = ("rollup.wakes", "rollup.invoice_days", "metric.invoice_residuals")
+"""Tables that are questions asked anew at each reading, because rows of any later day change what they say."""
 QueryError = duckdb.Error
 """What a query raises that cannot run."""
 
@@ -129,7 +131,7 @@ class Column:
 def describe_tables() -> dict[str, list[Column]]:
     """Give every table's columns, in order, by `stage.table`."""
     with duckdb.connect(":memory:") as connection:
-        connection.execute((SQL_DIR / "schema.sql").read_text())
+        _make_tables(connection)
         connection.execute(
             "select schema_name || '.' || table_name, column_name, data_type, comment from duckdb_columns() "
             "where not internal order by schema_name, table_name, column_index"
@@ -144,7 +146,7 @@ def read_upstreams(table: str) -> list[str]:
     """Give the tables that a table's SQL reads, found by DuckDB's parser."""
     with duckdb.connect(":memory:") as connection:
         names = connection.get_table_names(read_sql(table).replace("$utc_day", "date '2000-01-01'"), qualified=True)
-        return sorted(name.replace('"', "") for name in names)
+        return sorted({name.replace('"', "").partition(" AS ")[0] for name in names})
 
 
 @contextmanager
@@ -201,7 +203,7 @@ def _create(path: Path) -> None:
     aside = path.with_suffix(f".{os.getpid()}.new")
     aside.unlink(missing_ok=True)
     with duckdb.connect(aside) as connection:
-        connection.execute((SQL_DIR / "schema.sql").read_text())
+        _make_tables(connection)
     try:
         os.link(aside, path)
     except FileExistsError:
@@ -239,4 +241,10 @@ def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
         "set lock_configuration = true",
     ):
         connection.execute(setting)
+    _make_tables(connection)
+
+
+def _make_tables(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute((SQL_DIR / "schema.sql").read_text())
+    for view in VIEWS:
+        connection.execute(f"create or replace view {view} as {read_sql(view)}")

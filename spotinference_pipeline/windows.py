@@ -72,6 +72,20 @@ def parse_days(text: str) -> list[date]:
     return list(days_between(first, last))
 
 
+def parse_month(text: str) -> tuple[date, date]:
+    """Read `2026-11` as its first day and the first day after it.
+
+    Raises: SettingsError when the text is not a month since 2015.
+    """
+    try:
+        first = date.fromisoformat(f"{text}-01")
+    except ValueError:
+        first = date.min
+    if len(text) != 7 or first.year < 2015:
+        raise SettingsError(f"month {text!r}: expected YYYY-MM since 2015; write for example 2026-11")
+    return first, (first + 31 * ONE_DAY).replace(day=1)
+
+
 def parse_instant(text: str) -> datetime:
     """Read an RFC 3339 or ISO 8601 instant; one without a zone is UTC (as Hyperstack sends them).
 

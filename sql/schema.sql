@@ -17,7 +17,7 @@ create table if not exists validated.ingested_files (
     rows_repeated bigint not null,
     rows_unknown bigint not null
 );
-comment on column validated.ingested_files.source is 'hyperstack or request_log';
+comment on column validated.ingested_files.source is 'hyperstack, request_log or invoices';
 comment on column validated.ingested_files.rows_unknown is
 'log lines of a kind that this version does not know, part of rows_accepted';
 
@@ -69,13 +69,40 @@ create table if not exists validated.billing_history (
     window_end timestamptz not null,
     resource_type varchar not null,
     resource_id bigint,
+    billing_id varchar,
+    resource_name varchar,
     figure varchar not null,
     amount_usd decimal(38, 18) not null,
     source_file varchar not null,
     source_line bigint not null
 );
 comment on column validated.billing_history.resource_type is 'organisation for the totals';
+comment on column validated.billing_history.billing_id is 'the billing system''s own id of the line';
 comment on column validated.billing_history.figure is 'as Hyperstack names it: incurred_bill, vm_cost, ...';
+
+-- One row per bucket of a resource's cost graph.
+create table if not exists validated.billing_graphs (
+    observed_at timestamptz not null,
+    resource_type varchar not null,
+    resource_id bigint not null,
+    bucket_start timestamptz not null,
+    bucket_seconds bigint not null,
+    amount_usd decimal(38, 18) not null,
+    source_file varchar not null,
+    source_line bigint not null
+);
+
+-- One row per billing event of a VM: from when it was billed in which state.
+create table if not exists validated.billing_events (
+    observed_at timestamptz not null,
+    vm_id bigint not null,
+    started_at timestamptz not null,
+    vm_status varchar not null,
+    usd_per_hour decimal(28, 15),
+    source_file varchar not null,
+    source_line bigint not null
+);
+comment on column validated.billing_events.started_at is 'cut at the start of the window that was asked for';
 
 -- One row per observation of the prepaid balance.
 create table if not exists validated.credit_balances (
@@ -188,6 +215,28 @@ create table if not exists validated.engine_counters (
     source_line bigint not null
 );
 
+-- One row per line of every loaded revision of an invoice, as the operator's file has it. The newest revision counts.
+create table if not exists validated.invoice_lines (
+    invoice_number varchar not null,
+    revision bigint not null,
+    loaded_at timestamptz not null,
+    line bigint not null,
+    description varchar not null,
+    resource_type varchar,
+    resource_id bigint,
+    category varchar,
+    quantity decimal(28, 9),
+    unit varchar,
+    billed_usd decimal(28, 9) not null,
+    period_start date not null,
+    period_end date not null,
+    source_file varchar not null,
+    source_line bigint not null
+);
+comment on column validated.invoice_lines.category is
+'vm, volume, snapshot, bucket, cluster, contract, other or tax; null where the line bills one resource';
+comment on column validated.invoice_lines.period_end is 'first UTC day after the billed period';
+
 -- One row per thing that was refused, with the reason and what was there.
 create table if not exists validated.quarantine (
     source_file varchar not null,
@@ -208,18 +257,27 @@ create table if not exists rollup.snapshot_days (
     exchanges_failed bigint not null
 );
 
--- One row per UTC day and resource: what its counter moved by, and how sure the ends of the day are.
+-- One row per UTC day and resource: what it cost, what its counter moved by, and how sure the ends of the day are.
 create table if not exists rollup.resource_days (
     utc_day date not null,
     resource_type varchar not null,
     resource_id bigint not null,
     resource_name varchar,
     cost_usd decimal(38, 15) not null,
+    counter_usd decimal(38, 15) not null,
     edge_usd decimal(38, 15) not null,
     outside_usd decimal(38, 15) not null,
+    source varchar not null,
+    unseen_seconds decimal(18, 6) not null,
     readings bigint not null,
     is_excluded boolean not null
 );
+comment on column rollup.resource_days.cost_usd is
+'what Hyperstack''s books say where there is one, else counter_usd';
+comment on column rollup.resource_days.source is
+'counters; books: the bill; books, hours inferred: the bill, unseen time divided by graph, events and rates';
+comment on column rollup.resource_days.unseen_seconds is
+'of the day, in gaps of 15 minutes or more between two readings; 0 without a book';
 comment on column rollup.resource_days.edge_usd is
 'part of cost_usd whose side of midnight is inferred from the rate, not read';
 
@@ -232,6 +290,39 @@ create table if not exists rollup.cost_days (
     cost_usd decimal(38, 15) not null
 );
 comment on column rollup.cost_days.cost_kind is 'busy, idle, cold_start, parked, storage, network, other or credit';
+
+-- One row per UTC day, resource and booked difference between our own ledger and Hyperstack's books.
+create table if not exists rollup.adjustments (
+    utc_day date not null,
+    resource_type varchar not null,
+    resource_id bigint not null,
+    reason varchar not null,
+    cost_usd decimal(38, 15) not null,
+    tolerance_usd decimal(38, 15) not null,
+    booked_at timestamptz not null
+);
+comment on column rollup.adjustments.reason is
+'boundary, gap, rate, unseen or unattributed in the first book; correction in later ones, or where a credit was seen';
+
+-- One row per UTC day that Hyperstack's books were read of.
+create table if not exists rollup.reconciliation_days (
+    utc_day date not null,
+    books bigint not null,
+    first_book_at timestamptz not null,
+    last_book_at timestamptz not null,
+    is_final boolean not null,
+    is_agreed boolean not null,
+    billed_usd decimal(38, 15) not null,
+    counter_usd decimal(38, 15) not null,
+    residual_usd decimal(38, 15) not null,
+    unattributed_usd decimal(38, 15) not null
+);
+comment on column rollup.reconciliation_days.books is 'that were read as a whole, 2 hours after the day or later';
+comment on column rollup.reconciliation_days.is_final is 'read at D+3 or later';
+comment on column rollup.reconciliation_days.is_agreed is
+'where somebody looked our counters are within 0.50 USD or 0.1 % of the bill, and unattributed is 0 to 1 % of it';
+comment on column rollup.reconciliation_days.residual_usd is
+'sum of |first book''s line - our own ledger|, before it was booked; without what is unattributed';
 
 -- One row per UTC day and VM: where its time went.
 create table if not exists rollup.vm_days (
@@ -248,6 +339,49 @@ create table if not exists rollup.vm_days (
 );
 comment on column rollup.vm_days.unexplained_changes is
 'status changes that no event explained: cut at the middle of their gap';
+
+-- One row per UTC day and wake that began or was cold on it. Sums to the cold_start of rollup.cost_days and vm_days.
+create table if not exists rollup.wake_days (
+    utc_day date not null,
+    vm_id bigint not null,
+    started_at timestamptz not null,
+    found_by varchar not null,
+    ready_at timestamptz,
+    ready_by varchar,
+    is_failed boolean not null,
+    cold_seconds decimal(18, 6) not null,
+    cost_usd decimal(38, 15) not null
+);
+comment on column rollup.wake_days.started_at is 'first second that is billed as ACTIVE';
+comment on column rollup.wake_days.found_by is 'event: its second is known; gap_middle: it was seen after a gap';
+comment on column rollup.wake_days.ready_by is 'probe or first_byte; null where it was not ready';
+
+-- One row per UTC day and time at which a VM left ACTIVE.
+create table if not exists rollup.parks (
+    utc_day date not null,
+    vm_id bigint not null,
+    parked_at timestamptz not null,
+    vm_status varchar not null,
+    found_by varchar not null
+);
+
+-- One row per UTC day: the prepaid balance beside the running counters. Null where there is no prepaid balance.
+create table if not exists rollup.credit_days (
+    utc_day date not null,
+    opened_at timestamptz,
+    closed_at timestamptz,
+    opening_balance_usd decimal(28, 9),
+    closing_balance_usd decimal(28, 9),
+    topped_up_usd decimal(28, 9),
+    usage_usd decimal(28, 9),
+    drift_usd decimal(28, 9),
+    readings bigint not null
+);
+comment on column rollup.credit_days.opened_at is 'last reading at or before the day''s first instant';
+comment on column rollup.credit_days.closed_at is 'last reading at or before the next day''s first instant';
+comment on column rollup.credit_days.readings is 'balances read after opened_at up to closed_at';
+comment on column rollup.credit_days.drift_usd is
+'opening - closing + topped up - usage: above 0, the balance lost more than the counters say';
 
 -- One row per UTC day, answered model and usage_source.
 create table if not exists rollup.token_days (

@@ -72,9 +72,9 @@ def test_history_rows_are_found_whatever_the_wrapper_is_called(words: Any, wrapp
     assert item.amounts() == {"incurred_bill": Decimal("461.01935484000006")}
 
 
-def test_a_history_of_one_resource_is_its_object() -> None:
+def test_a_history_list_of_one_line_may_be_its_object() -> None:
     content = b'{"status":true,"vm":{"attributes":{"infrahub_id":7},"metrics":{"incurred_bill":1,"vm_cost":null}}}'
-    assert read_one(f"{answers.HISTORY}/virtual-machine/7", content).amounts() == {"incurred_bill": Decimal(1)}
+    assert read_one(f"{answers.HISTORY}/cluster", content).amounts() == {"incurred_bill": Decimal(1)}
 
 
 def test_a_list_of_no_rows_gives_no_items(words: Any) -> None:
@@ -85,7 +85,53 @@ def test_a_list_of_no_rows_gives_no_items(words: Any) -> None:
 def test_an_amount_that_is_no_number_is_told_when_it_is_asked_for() -> None:
     content = b'{"success":true,"x":{"metrics":{"incurred_bill":{"usd":1}}}}'
     with pytest.raises(ValueError, match="decimal"):
-        read_one(f"{answers.HISTORY}/virtual-machine/7", content).amounts()
+        read_one(f"{answers.HISTORY}/virtual-machine", content).amounts()
+
+
+@pytest.mark.parametrize("wrapper", ["billing_history_vm_details", "billing_history_snapshot_details"])
+def test_a_graph_gives_its_buckets_each_with_the_granularity_that_the_server_chose(wrapper: str) -> None:
+    points = [
+        {"datetime": "2026-11-21T00:00:00Z", "value": 25.60672043},
+        {"datetime": "2026-11-21T01:00:00", "value": 0},
+    ]
+    row = {"attributes": {"infrahub_id": 7}, "metrics": {"incurred_bill": 25.6, "incurred_bill_graph": points}}
+    shown = {"org_id": 1, "billing_history": [row], "total_count": 1, "granularity": 3600}
+    content = msgspec.json.encode({"status": True, wrapper: shown})
+    first, second = answers.read_items(answers.GRAPH.format(kind="virtual-machine", resource_id=7), content)
+    assert first == answers.GraphPoint(datetime(2026, 11, 21, tzinfo=UTC), Decimal("25.60672043"), 3600)
+    assert second == answers.GraphPoint(datetime(2026, 11, 21, 1), Decimal(0), 3600)
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"status":true}', b'{"x":{"billing_history":[]}}', b'{"x":{"granularity":1,"billing_history":[{}]}}']
+)
+def test_F041_a_graph_without_its_members_is_refused_as_a_whole(content: bytes) -> None:
+    with pytest.raises(HyperstackError, match=r"^body: expected"):
+        answers.read_items(answers.GRAPH.format(kind="volume", resource_id=7), content)
+
+
+def test_billing_events_are_read_and_may_be_none() -> None:
+    endpoint = answers.BILLING_EVENTS.format(vm_id=7)
+    event = {
+        "start": "2026-11-21T18:00:00",
+        "event": "HIBERNATED",
+        "event_duration": 21600,
+        "price_per_hour": 0.01639785,
+    }
+    content = msgspec.json.encode({"status": True, "billing_events_history": [event]})
+    assert read_one(endpoint, content) == answers.BillingEvent(
+        datetime(2026, 11, 21, 18), "HIBERNATED", Decimal("0.01639785")
+    )
+    assert answers.read_items(endpoint, b'{"status":true,"billing_events_history":[]}') == []
+
+
+def test_a_list_says_in_the_vendors_words_that_it_has_no_line() -> None:
+    refusal = b'{"status":false,"message":"No cluster data found for a - b ","error_reason":"not_found"}'
+    assert answers.is_empty_list(f"{answers.HISTORY}/cluster", refusal)
+    assert not answers.is_empty_list(f"{answers.HISTORY}/volume/7", refusal), "that is an unknown id"
+    assert not answers.is_empty_list(answers.HISTORY, refusal), "an organisation is never nothing"
+    for other in (b"<html>not found</html>", b"[]", b'{"message":"not found"}', b'{"error_reason":"forbidden"}'):
+        assert not answers.is_empty_list(f"{answers.HISTORY}/cluster", other)
 
 
 def test_answers_that_are_kept_but_not_read_give_no_items() -> None:

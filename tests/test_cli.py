@@ -231,6 +231,8 @@ def test_status_before_anything_was_done(tmp_path: Path) -> None:
         "last_request": None,
         "quarantined": 0,
         "last_built_day": None,
+        "credit_drift_usd": None,
+        "credit_drift_day": None,
         "files_waiting": 0,
         "segments_misnamed": 0,
         "last_closed_day": "2026-11-22",
@@ -254,7 +256,7 @@ def test_status_tells_what_waits_what_was_built_and_what_is_published(desk: Desk
 
 def test_status_for_people_has_a_line_for_each_fact(built: Desk) -> None:
     lines = built.type("status").stdout.splitlines()
-    assert len(lines) == 11
+    assert len(lines) == 13
     assert "last built day          2026-11-22" in lines
     assert "published day           –" in lines
 

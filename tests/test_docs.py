@@ -45,7 +45,11 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def options(command: str) -> set[str]:
-    return {option for parameter in COMMANDS[command].params for option in parameter.opts} | {"--help"}
+    """Give the options of a command, of a group those of all its commands."""
+    members = getattr(COMMANDS[command], "commands", {}).values()
+    return {
+        option for each in (COMMANDS[command], *members) for parameter in each.params for option in parameter.opts
+    } | {"--help"}
 
 
 def test_the_finder_sees_commands_in_code_and_not_in_prose() -> None:
@@ -92,5 +96,6 @@ def test_every_table_of_the_schema_has_a_comment() -> None:
 
 def test_every_command_says_what_it_does_in_a_sentence() -> None:
     for name, command in COMMANDS.items():
-        assert command.help, name
-        assert command.help.strip().endswith("."), name
+        for each in (command, *getattr(command, "commands", {}).values()):
+            assert each.help, name
+            assert each.help.strip().endswith("."), name

@@ -119,18 +119,63 @@ def test_a_history_row_gives_a_row_for_each_amount_of_money(words: Any) -> None:
         b'{"incurred_bill":462.4402151386667,"vm_cost":-0.000161290333,"bucket_cost":null,"usage_time":86400}}]}}'
     )
     batch, own = rows_of(words.exchange(answers.HISTORY, content, query=WINDOW))
-    assert [row[1:7] for row in batch.rows["validated.billing_history"]] == [
-        (words.at("2026-11-21T00:00"), words.at("2026-11-22T00:00"), "organisation", None, figure, Decimal(amount))
+    assert [row[1:9] for row in batch.rows["validated.billing_history"]] == [
+        (*map(words.at, WINDOW.values()), "organisation", None, "x", None, figure, Decimal(amount))
         for figure, amount in (("incurred_bill", "462.4402151386667"), ("vm_cost", "-0.000161290333"))
     ]
     assert own["items"] == 1
 
 
-@pytest.mark.parametrize("path", ["virtual-machine", "virtual-machine/700123", "virtual-machine/700123/graph"])
-def test_a_history_of_resources_says_of_which_type(words: Any, path: str) -> None:
+@pytest.mark.parametrize(("path", "resource_type"), [("virtual-machine", "vm"), ("volume", "volume")])
+def test_a_history_of_resources_says_of_which_type(words: Any, path: str, resource_type: str) -> None:
     exchange = words.exchange(f"{answers.HISTORY}/{path}", words.history((700123, "1.5")), query=WINDOW)
     row = only(rows_of(exchange)[0], "validated.billing_history")
-    assert (row["resource_type"], row["resource_id"]) == ("virtual-machine", 700123)
+    assert (row["resource_type"], row["resource_id"], row["resource_name"]) == (resource_type, 700123, "otter")
+
+
+def test_a_line_without_a_number_gets_one_made_of_its_id_and_without_both_it_is_quarantined(words: Any) -> None:
+    content = b"""{"success":true,"x":{"billing_history":[
+        {"attributes":{"id":"uuid-1"},"metrics":{"incurred_bill":1}},
+        {"attributes":{"id":"uuid-2"},"metrics":{"incurred_bill":2}},
+        {"metrics":{"incurred_bill":3}}]}}"""
+    batch, own = rows_of(words.exchange(f"{answers.HISTORY}/contract", content, query=WINDOW))
+    first, second = (row[4] for row in batch.rows["validated.billing_history"])
+    assert first != second
+    assert 2**60 <= min(first, second) < max(first, second) < 2**62
+    assert [(refused[2], refused[3]) for refused in batch.quarantine] == [("item 2", "validated.billing_history")]
+    assert own["is_good"]
+
+
+def test_a_list_without_lines_is_a_good_answer_whatever_its_status(words: Any) -> None:
+    refusal = b'{"status":false,"message":"No cluster data found","error_reason":"not_found"}'
+    _, absent = rows_of(words.exchange(f"{answers.HISTORY}/cluster", refusal, query=WINDOW, status=404))
+    assert (absent["is_good"], absent["items"], absent["problem"]) == (True, 0, None)
+    _, unknown = rows_of(words.exchange(f"{answers.HISTORY}/volume/7", refusal, query=WINDOW, status=404))
+    assert (unknown["is_good"], unknown["problem"]) == (False, "status 404")
+
+
+def test_a_graph_gives_a_row_for_each_bucket(words: Any) -> None:
+    points = [{"datetime": "2026-11-21T05:00:00Z", "value": Decimal("0.1000000000000000055")}]
+    row = {"metrics": {"incurred_bill_graph": points}}
+    content = words.encode({"status": True, "x": {"billing_history": [row], "granularity": 3600}})
+    endpoint = answers.GRAPH.format(kind="virtual-machine", resource_id=7)
+    bucket = only(rows_of(words.exchange(endpoint, content, query=WINDOW))[0], "validated.billing_graphs")
+    assert (bucket["resource_type"], bucket["resource_id"], bucket["bucket_seconds"]) == ("vm", 7, 3600)
+    assert bucket["bucket_start"] == words.at("2026-11-21T05:00")
+    assert bucket["amount_usd"] == Decimal("0.100000000000000006")
+
+
+def test_a_billing_event_tells_state_and_price_and_the_price_may_be_unknown(words: Any) -> None:
+    events = [
+        {"start": "2026-11-21T18:00:00", "event": "HIBERNATED", "price_per_hour": Decimal("0.01639785")},
+        {"start": "2026-11-21T19:00:00", "event": "ACTIVE", "price_per_hour": None},
+    ]
+    content = words.encode({"status": True, "billing_events_history": events})
+    batch, _ = rows_of(words.exchange(answers.BILLING_EVENTS.format(vm_id=7), content, query=WINDOW))
+    assert [row[1:5] for row in batch.rows["validated.billing_events"]] == [
+        (7, words.at("2026-11-21T18:00"), "HIBERNATED", Decimal("0.01639785")),
+        (7, words.at("2026-11-21T19:00"), "ACTIVE", None),
+    ]
 
 
 def test_an_exchange_that_failed_is_a_row_with_its_problem(words: Any) -> None:

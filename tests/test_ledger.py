@@ -342,7 +342,7 @@ def test_the_same_day_built_twice_is_equal(hour: Any) -> None:
     first = hour.tables()
     hour.build()
     assert all(one.equals(two) for one, two in zip(first, hour.tables(), strict=True))
-    assert all(table.height for table in first)
+    assert [table.height > 0 for table in first] == [True, True, True, False, False]
 
 
 @st.composite
@@ -442,5 +442,5 @@ def test_two_readings_of_one_instant_make_no_leg() -> None:
 
 def test_tables_keep_their_types_when_a_day_is_empty(books: Any) -> None:
     books.build()
-    assert [table.height for table in books.tables()] == [0, 0, 0]
+    assert [table.height for table in books.tables()] == [0, 0, 0, 0, 0]
     assert books.tables()[1].schema["cost_usd"] == pl.Decimal(38, 15)

@@ -32,20 +32,32 @@ CANARY = "canary-4f1a-of-the-key"
 CLOSED = "http://127.0.0.1:1/v1"
 FIRST, SECOND, LAST = date(2026, 11, 14), date(2026, 11, 15), date(2026, 11, 16)
 GROUPS = {
-    "raw": {"hyperstack", "request_log"},
+    "raw": {"hyperstack", "invoices", "request_log"},
     "validated": {
         "billing_history",
         "billing_snapshots",
         "credit_balances",
         "engine_counters",
         "exchanges",
+        "invoice_lines",
         "prices",
         "quarantine",
         "requests",
         "vm_states",
     },
-    "rollup": {"cost_days", "resource_days", "snapshot_days", "token_days", "vm_days"},
-    "metric": {"cost_parts", "cost_per_mtok", "figures", "inputs", "paid", "served"},
+    "rollup": {
+        "cost_days",
+        "credit_days",
+        "invoice_days",
+        "parks",
+        "wake_days",
+        "wakes",
+        "resource_days",
+        "snapshot_days",
+        "token_days",
+        "vm_days",
+    },
+    "metric": {"cost_parts", "cost_per_mtok", "figures", "inputs", "invoice_residuals", "paid", "served"},
     "publication": {"economics"},
 }
 LINEAGE = {
@@ -200,6 +212,7 @@ def test_everything_that_is_published_is_upstream_of_the_publication(empty: Grap
         "metric/cost_per_mtok",
         "metric/figures",
         "metric/inputs",
+        "metric/invoice_residuals",
     }
 
 

@@ -19,8 +19,8 @@ import duckdb
 import pytest
 import yaml
 
-from spotinference_pipeline import transform
-from spotinference_pipeline.warehouse import SQL_DIR, Warehouse
+from spotinference_pipeline import ledger, transform, wakes
+from spotinference_pipeline.warehouse import SQL_DIR, VIEWS, Warehouse
 
 DAY = date(2026, 11, 22)
 CASES = Path(__file__).parent / "sql"
@@ -139,8 +139,8 @@ def test_every_rollup_and_metric_is_built_by_sql_or_by_the_ledger(scratch: Wareh
         "where table_schema in ('rollup', 'metric')"
     )["name"].to_list()
     by_sql = {name_of(file).replace("/", ".") for file in TABLE_FILES}
-    assert by_sql == {*transform.ROLLUPS, *transform.METRICS}
-    assert set(tables) == by_sql | {"rollup.resource_days", "rollup.cost_days", "rollup.vm_days"}
+    assert by_sql == {*transform.ROLLUPS, *transform.METRICS, *VIEWS}
+    assert set(tables) == by_sql | {*ledger.TABLES, *wakes.TABLES}
 
 
 def many_rows(warehouse: Warehouse) -> None:

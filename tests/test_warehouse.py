@@ -245,3 +245,11 @@ def test_the_copy_for_analysts_is_a_whole_database_and_old_readers_keep_theirs(t
     with duckdb.connect(copy, read_only=True) as reader:
         assert reader.sql(f"select count(*) from {TABLE}").fetchall() == [(2,)]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["analyst.duckdb", "warehouse.duckdb"]
+
+
+def test_upstreams_of_a_table_are_named_once_and_without_their_aliases() -> None:
+    assert warehouse.read_upstreams("metric.invoice_residuals") == [
+        "rollup.invoice_days",
+        "rollup.snapshot_days",
+        "validated.invoice_lines",
+    ]

@@ -15,12 +15,15 @@ from spotinference_proxy.usage import dialect_of
 
 EVERY_SECONDS = 0.1
 WITHIN_SECONDS = 2.0  # then it is given up
+_MAX_PROMPTS = 1000
 _ABORTED_TURNS = 8  # of one Responses call with tools; unknown ids are harmless
 
 
 def abort_ids(endpoint: str, request_id: str, prompts: int, response_id: str | None) -> list[str]:
-    """Return the ids by which vLLM knows a request; none when they cannot be known."""
+    """Return the ids by which vLLM knows a request; none when they cannot be known, or are too many for one call."""
     dialect = dialect_of(endpoint)
+    if prompts > _MAX_PROMPTS:
+        return []
     if endpoint.endswith("/v1/completions"):
         return [f"cmpl-{request_id}-{k}" for k in range(prompts)]
     if dialect in ("openai", "messages"):
@@ -60,7 +63,7 @@ class AbortCall:
         self._given_up()
 
     async def _call(self) -> bool:
-        with suppress(OSError, TimeoutError):
+        with suppress(OSError):
             path = "/inference/v1/abort_requests"
             status, _ = await self._connections.fetch("POST", path, self._body, self._credentials)
             return status == 200

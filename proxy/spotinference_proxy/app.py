@@ -8,6 +8,8 @@ monotonic one.
 import asyncio
 import contextlib
 import dataclasses
+import resource
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -31,6 +33,7 @@ from spotinference_proxy.tasks import Periodic
 from spotinference_proxy.upstreams import Upstream, UpstreamPool
 from spotinference_proxy.writer import SegmentWriter
 
+_OWN_DESCRIPTORS = 256  # log, listeners, probes, kept connections
 FIRST_PROBE_SECONDS = 0.25  # a sleeping VM does not answer at all: do not wait for it before listening
 
 
@@ -66,10 +69,15 @@ class Proxy:
         self.metrics.know_models(settings.upstreams)
         stopwatch = time.monotonic if clock is utc_now else lambda: None
         around = Surroundings(self.pool, self.log, clock, Pacer(), self._health_changed, stopwatch)
-        self._gate = gate = Gate(settings, around, self.metrics, self._logs)
         limits = limits or Limits()
+        self._gate = gate = Gate(settings, around, self.metrics, self._logs, limits.held_bytes)
         held = max(limits.buffered_bytes, 2 * settings.max_body_bytes)
-        limits = dataclasses.replace(limits, body_bytes=settings.max_body_bytes, buffered_bytes=held)
+        limits = dataclasses.replace(
+            limits,
+            body_bytes=settings.max_body_bytes,
+            buffered_bytes=held,
+            connections=min(limits.connections, _count_places()),
+        )
         self._listener = Listener(gate.refuse, gate.serve, gate.broke_off, limits)
         pages = AdminPages(self._readiness, self.metrics.render)
         self._admin = Listener(pages.refuse, pages.serve)
@@ -193,6 +201,12 @@ class Proxy:
         missing = missing_counters(row)
         if self.metrics.engine_read(str(row["upstream"]), missing) and missing:
             self._logs.warning("engine_counters_missing", upstream=row["upstream"], counters=missing)
+
+
+def _count_places() -> int:
+    """Count the clients for whom there are descriptors: each request in flight has another one, to vLLM."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else max((soft - _OWN_DESCRIPTORS) // 2, 1)
 
 
 def _make_writer(settings: Settings, clock: Callable[[], datetime]) -> SegmentWriter:

@@ -36,6 +36,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINGER_SECONDS = 2.0  # for a refused client to read its answer before the connection goes
 _MAX_DISCARDED_BYTES = 64 * 1024  # read from a refused client meanwhile
 _MAX_PIPELINED_BYTES = 64 * 1024
+_LOOSE_PARTS = 1024  # of a body, joined then: each small part takes ten times its bytes
 _TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8  # states of a connection in Linux' TCP_INFO
 
 
@@ -50,6 +51,7 @@ class Limits:
     bytes_per_second: float = 4096.0
     body_bytes: int = 8 * MIB
     buffered_bytes: int = 48 * MIB  # of bodies that are not whole yet, in all connections
+    held_bytes: int = 128 * MIB  # of large bodies that vLLM has not taken
     connections: int = 8192
 
 
@@ -70,7 +72,7 @@ class Service(Protocol):
 
     def refuse(self, connection: "ClientConnection", head: RequestHead) -> Answer | None: ...
     def serve(self, connection: "ClientConnection", head: RequestHead, body: bytes) -> None: ...
-    def broke_off(self, connection: "ClientConnection", head: RequestHead | None, status: int) -> None: ...
+    def broke_off(self, connection: "ClientConnection", head: RequestHead | None, answer: Answer) -> None: ...
     def make_room(self) -> None: ...
 
 
@@ -84,11 +86,14 @@ class ClientConnection(asyncio.Protocol):
     body_bytes = 0  # held of a body that is not whole yet
     _transport: asyncio.Transport
     _buffer = b""
+    _known = 0  # bytes of it that were looked at for the end of a head
+    _loose = 0  # parts of the body since some were joined
     _head: RequestHead | None = None
     _decoder: ChunkedDecoder | None = None
     _deadline = math.inf
     _write_deadline = math.inf
     _is_answering = False
+    _is_refused = False
     _is_ending = False  # the last answer is on its way; what comes in is not read any more
     _is_next_due = False  # a request that came early waits for its turn in the loop
     _is_held_back = False
@@ -142,30 +147,32 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Stop reading vLLM while the client does not take its answer."""
         self.is_paused = True
-        self._unsent = self._count_unsent()
-        self._write_deadline = self._now() + self._service.limits.write_seconds
+        self._watch_taking()
         if self.exchange is not None:
             self.exchange.client_paused(is_paused=True)
 
     def resume_writing(self) -> None:
         """Go on."""
         self.is_paused = False
-        self._write_deadline = math.inf
+        if not self._is_ending:
+            self._write_deadline = math.inf
         if self.exchange is not None:
             self.exchange.client_paused(is_paused=False)
         elif self._buffer and not self._is_answering:
+            self._deadline = self._now() + self._service.limits.header_seconds
             self._plan_next()
 
     def check(self, now: float) -> None:
         """Close what has taken too long; called about twice a second."""
-        if self.is_paused:
+        if self.is_paused or self._is_ending:
             self._note_taken(now)
         if (self._is_held_back and self._has_left()) or now >= self._write_deadline:
             self._transport.abort()
         elif now < self._deadline:
             return
         elif self._is_ending:
-            self._transport.abort()
+            if not self._unsent:  # else the client may take its time, see `_note_taken`
+                self._transport.abort()
         elif not (self._buffer or self._head):
             self._close()
         else:
@@ -176,13 +183,17 @@ class ClientConnection(asyncio.Protocol):
         limits, unsent = self._service.limits, self._count_unsent()
         if unsent < self._unsent:
             gained = self._write_deadline + (self._unsent - unsent) / limits.bytes_per_second
-            self._write_deadline = min(gained, now + limits.write_seconds)
+            self._write_deadline = min(gained, now + limits.write_seconds) if unsent or self.is_paused else math.inf
         self._unsent = unsent
+
+    def _watch_taking(self) -> None:
+        self._unsent = self._count_unsent()
+        self._write_deadline = self._now() + self._service.limits.write_seconds if self._unsent else math.inf
 
     def _count_unsent(self) -> int:
         """Count what the client's side has not confirmed: ours, and the system's (tcp(7), SIOCOUTQ)."""
         size, connection = self._transport.get_write_buffer_size(), self._transport.get_extra_info("socket")
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # it is closed
             waiting = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0" * 4)
             size += int.from_bytes(waiting, sys.byteorder)
         return size
@@ -217,12 +228,14 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(error_answer(error.status, str(error)))
 
     def _read_head(self) -> None:
-        end = self._buffer.find(b"\r\n\r\n") + 4
+        end = self._buffer.find(b"\r\n\r\n", max(self._known - 3, 0)) + 4
         if end < 4:
             if self._deadline - self._now() > self._service.limits.header_seconds:  # a kept connection wakes up
                 self._deadline = self._now() + self._service.limits.header_seconds
-            check_partial_head(self._buffer)
+            check_partial_head(self._buffer, self._known)
+            self._known = len(self._buffer)
             return
+        self._known = 0
         if end > MAX_HEAD_BYTES:
             check_partial_head(self._buffer)
         head_bytes, self._buffer = self._buffer[:end], self._buffer[end:]
@@ -237,8 +250,8 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(answer)
                 return
             self._is_answering = True
-            self._service.broke_off(self, head, answer.status)
-            self.respond(answer)
+            self._deadline = math.inf
+            self._service.broke_off(self, head, answer)
             return
         if (head.content_length or 0) > limits.body_bytes:
             raise ProtocolError(f"body larger than {limits.body_bytes} bytes", 413)
@@ -276,6 +289,10 @@ class ClientConnection(asyncio.Protocol):
             return
         service, limits = self._service, self._service.limits
         self._body.append(part)
+        self._loose += 1
+        if self._loose == _LOOSE_PARTS:
+            self._body[-_LOOSE_PARTS:] = [b"".join(self._body[-_LOOSE_PARTS:])]
+            self._loose = 0
         self.body_bytes += len(part)
         service.buffered_bytes += len(part)
         gained = self._deadline + len(part) / limits.bytes_per_second
@@ -287,18 +304,17 @@ class ClientConnection(asyncio.Protocol):
 
     def _forget_body(self) -> None:
         self._service.buffered_bytes -= self.body_bytes
-        self.body_bytes = 0
+        self.body_bytes = self._loose = 0
         self._body = []
 
     def _refuse(self, answer: Answer) -> None:
-        """Answer a request that is not read to its end, and let the connection go."""
-        self._service.broke_off(self, self._head, answer.status)
+        """Have a request answered that is not read to its end, and the connection let go."""
         self._forget_body()
-        self._is_answering = True
+        self._is_answering = self._is_refused = True
         self._keeps_alive = False
         self._buffer = b""
-        self.respond(answer)
-        self._deadline = self._now() + _LINGER_SECONDS
+        self._deadline = math.inf
+        self._service.broke_off(self, self._head, answer)
 
     # ------------------------------------------------------------------ answering
 
@@ -345,7 +361,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._deadline = self._now() + self._service.limits.idle_seconds
         if self._buffer:
-            self._deadline = self._now() + self._service.limits.header_seconds
+            self._deadline = math.inf if self.is_paused else self._now() + self._service.limits.header_seconds
             self._plan_next()
 
     def respond(self, answer: Answer) -> None:
@@ -376,13 +392,18 @@ class ClientConnection(asyncio.Protocol):
     def _linger(self) -> None:
         """End our side only: closing at once, with unread bytes, would make the client lose the answer."""
         self._is_ending = True
-        self._deadline = self._now() + self._service.limits.write_seconds
+        seconds = _LINGER_SECONDS if self._is_refused else self._service.limits.write_seconds
+        self._deadline = self._now() + seconds
+        self._watch_taking()
+        self._buffer = b""
+        self._hold_back()
         with suppress(OSError, RuntimeError):  # the client may have reset the connection just now
             self._transport.write_eof()
 
     def _close(self) -> None:
         self._is_ending = True
         self._deadline = self._now() + self._service.limits.write_seconds
+        self._watch_taking()
         self._transport.close()
 
     def _plan_next(self) -> None:

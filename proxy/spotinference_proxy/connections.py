@@ -78,7 +78,7 @@ class Connections:
         if body is not None:
             headers.append(("content-type", "application/json"))
         fields = request_fields(headers, "proxy", None if body is None else len(body), self.credentials or credentials)
-        request = render_request_head(method, self.prefix + path, fields) + (body or b"")
+        request = render_request_head(method, self.prefix + path, fields), body or b""
         async with asyncio.timeout(FETCH_SECONDS):
             kept = self.take()
             if kept is not None:
@@ -86,10 +86,10 @@ class Connections:
                     return await self._fetch(kept, request)
             return await self._fetch(await self.connect(), request)
 
-    async def _fetch(self, connection: UpstreamConnection, request: bytes) -> tuple[int, bytes]:
+    async def _fetch(self, connection: UpstreamConnection, request: tuple[bytes, bytes]) -> tuple[int, bytes]:
         taker = _Fetched(asyncio.get_running_loop().create_future())
         try:
-            connection.ask(request, taker)
+            connection.ask(*request, taker)
             await taker.is_done
         except BaseException:
             connection.let_go()

@@ -20,7 +20,7 @@ from spotinference_proxy.keys import FailureLimiter, KeyRing, key_in
 from spotinference_proxy.logs import Logs
 from spotinference_proxy.metrics import Metrics
 from spotinference_proxy.record import RequestRecord, Row, new_request_id
-from spotinference_proxy.relay import RETRY_AFTER_SECONDS, Relay, Surroundings
+from spotinference_proxy.relay import LARGE_BYTES, RETRY_AFTER_SECONDS, Relay, Surroundings
 from spotinference_proxy.routes import makes_tokens, method_of
 from spotinference_proxy.settings import Settings
 
@@ -31,13 +31,16 @@ _REFUSED_AND_LOGGED = (413, 415)  # of an allowed client; what is no whole reque
 class Gate:
     """Stands between the listener and the relays; `relays` are those that run now."""
 
-    def __init__(self, settings: Settings, around: Surroundings, metrics: Metrics, logs: Logs) -> None:
+    def __init__(
+        self, settings: Settings, around: Surroundings, metrics: Metrics, logs: Logs, max_held_bytes: int
+    ) -> None:
         self.relays: set[Relay] = set()
         self.is_stopping = False
         self.is_quiet = asyncio.Event()
         self._around = around
         self._metrics = metrics
         self._logs = logs
+        self._max_held_bytes = max_held_bytes
         self._failures = FailureLimiter(time.monotonic)
         self._in_flight_of: dict[str, int] = {}
         self._errands: set[asyncio.Task[None]] = set()
@@ -70,7 +73,7 @@ class Gate:
         path = head.target.partition("?")[0]
         method = method_of(path)
         if method is None:
-            return error_answer(404, "not found: the proxy passes vLLM's /v1 API only")
+            return error_answer(404, "not found: the proxy passes vLLM's API only")
         if head.method != method:
             return json_answer(405, {"detail": "Method Not Allowed"}, [("allow", method)])
         if method == "GET" and (head.content_length or head.is_chunked):
@@ -91,7 +94,7 @@ class Gate:
             return
         record.requested_model, record.stream, record.choices = asked.model, asked.is_stream, asked.choices
         record.is_beam = asked.is_beam
-        chosen = self._busy(connection) or around.pool.choose(asked.model) or self._nobody(asked.model)
+        chosen = self._busy(connection, len(body)) or around.pool.choose(asked.model) or self._nobody(asked.model)
         if isinstance(chosen, Answer):
             self._turn_away(connection, record, chosen)
             return
@@ -102,14 +105,13 @@ class Gate:
         self.relays.add(relay)
         relay.start(chosen, passes_credentials=self._keys is None, is_logged=makes_tokens(record.endpoint))
 
-    def broke_off(self, connection: ClientConnection, head: RequestHead | None, status: int) -> None:
-        """Count a request that was not read to its end; one that is too large has a record."""
-        self._metrics.refused(status)
-        if head is not None and status in _REFUSED_AND_LOGGED:
-            record = self._record(connection, head)
-            record.status = status
-            if makes_tokens(record.endpoint):
-                self._around.log.commit_then(self._refused(record), lambda _: None)
+    def broke_off(self, connection: ClientConnection, head: RequestHead | None, answer: Answer) -> None:
+        """Answer a request that was not read to its end; one that is too large, or compressed, has its record first."""
+        if head is not None and answer.status in _REFUSED_AND_LOGGED:
+            self._turn_away(connection, self._record(connection, head), answer)
+        else:
+            self._metrics.refused(answer.status)
+            connection.respond(answer)
 
     # ------------------------------------------------------------------ reasons
 
@@ -123,17 +125,21 @@ class Gate:
         return error_answer(401, "key missing or unknown; send it as Authorization: Bearer KEY")
 
     def _check_state(self, head: RequestHead, path: str) -> Answer | None:
-        if head.fields.get("content-encoding", "identity").lower() != "identity":
-            return error_answer(415, "content-encoding: expected none; send the body as it is")
         if self.is_stopping:
             return error_answer(503, "the proxy is stopping; try again", _BUSY_RETRY_SECONDS)
         why = self._around.log.why_not_admitting
         if why is not None and makes_tokens(path):
             return error_answer(503, f"{why}; try again", RETRY_AFTER_SECONDS)
+        if head.fields.get("content-encoding", "identity").lower() != "identity":
+            return error_answer(415, "content-encoding: expected none; send the body as it is")
         return None
 
-    def _busy(self, connection: ClientConnection) -> Answer | None:
+    def _busy(self, connection: ClientConnection, size: int) -> Answer | None:
         settings = self._settings
+        if size > LARGE_BYTES:
+            held = size + sum(relay.held_bytes for relay in self.relays)
+            if held > max(settings.max_body_bytes, self._max_held_bytes):
+                return error_answer(503, "too many large requests on their way to vLLM; try again", _BUSY_RETRY_SECONDS)
         if len(self.relays) >= settings.max_in_flight:
             return error_answer(503, "too many requests in flight; try again", _BUSY_RETRY_SECONDS)
         if self._in_flight_of.get(connection.key_id or "", 0) >= settings.max_in_flight_per_key:

@@ -99,13 +99,16 @@ def parse_response_head(head: bytes) -> ResponseHead:
     return ResponseHead(int(status), reason or "", headers, fields, length, is_chunked, keeps_alive and is_framed)
 
 
-def check_partial_head(head: bytes | bytearray) -> None:
-    """Refuse what cannot become a head any more, before its end has come. Raises: ProtocolError."""
+def check_partial_head(head: bytes | bytearray, known: int = 0) -> None:
+    """Refuse what cannot become a head any more, before its end has come. Raises: ProtocolError.
+
+    The first `known` bytes were checked before: a head that drips in is looked at once, not once a byte.
+    """
     if len(head) > MAX_HEAD_BYTES:
         raise ProtocolError(f"head longer than {MAX_HEAD_BYTES} bytes", 431)
     if head and not 0x41 <= head[0] <= 0x5A:  # a method is upper-case letters
         raise ProtocolError("request line: expected METHOD /path HTTP/1.1")
-    if _BROKEN_LINE.search(head):
+    if _BROKEN_LINE.search(head, max(known - 1, 0)):
         raise ProtocolError("head: expected lines that end in CR LF")
 
 
@@ -150,12 +153,13 @@ class ChunkedDecoder:
 
     def feed(self, data: bytes) -> bytes:
         """Return the content in the next bytes. Raises: ProtocolError."""
-        if not self._buffer and not self._is_inside:  # most often: one chunk, whole
+        if not (self._buffer or self._is_inside or self._is_trailer):  # most often: one chunk, whole
             line_end = data.find(b"\r\n", 0, _MAX_CACHED_DIGITS + 2)
             size = _SIZES.get(data[:line_end])
             if size is not None and len(data) == line_end + size + 4 and data.endswith(b"\r\n"):
                 return data[line_end + 2 : -2]
-        if self._buffer:
+        known = len(self._buffer)  # bytes of a line that were checked before
+        if known:
             data, self._buffer = self._buffer + data, b""
         content: list[bytes] = []
         at = 0
@@ -177,9 +181,9 @@ class ChunkedDecoder:
                 self._read_trailer(line)
             else:
                 self._read_size(line)
-        return self._keep(data, at, content)
+        return self._keep(data, at, content, 0 if at else known)
 
-    def _keep(self, data: bytes, at: int, content: list[bytes]) -> bytes:
+    def _keep(self, data: bytes, at: int, content: list[bytes], known: int) -> bytes:
         if self.is_done:
             self.rest = data[at:]
         else:
@@ -188,7 +192,7 @@ class ChunkedDecoder:
                 content.append(part)
                 at, self._left = at + len(part), self._left - len(part)
             self._buffer = data[at:]
-            self._check_partial_line()
+            self._check_partial_line(known)
         return content[0] if len(content) == 1 else b"".join(content)
 
     def _read_size(self, line: bytes) -> None:
@@ -208,11 +212,11 @@ class ChunkedDecoder:
         elif not _ONE_FIELD.fullmatch(line.decode("latin-1") + "\r\n"):
             raise ProtocolError("trailer: expected lines of NAME: VALUE")
 
-    def _check_partial_line(self) -> None:
+    def _check_partial_line(self, known: int) -> None:
         if self._is_inside and self._buffer not in (b"", b"\r"):
             raise ProtocolError("chunk: longer than its size")
         limit = _MAX_TRAILER_BYTES if self._is_trailer else _MAX_CHUNK_LINE_BYTES
-        if len(self._buffer) > limit or _BROKEN_LINE.search(self._buffer):
+        if len(self._buffer) > limit or _BROKEN_LINE.search(self._buffer, max(known - 1, 0)):
             raise ProtocolError("chunk: expected a line that ends in CR LF")
 
 

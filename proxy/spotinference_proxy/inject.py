@@ -28,7 +28,7 @@ _FALSE = {"false", "0", "no", "off", "f", "n"}
 _NUMBERS = (bool, int, float)
 _STREAM_ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
 _BOTH = b'"include_usage":true,"continuous_usage_stats":true'
-_ABSENT = Raw(b"")
+_ABSENT, _NULL = Raw(b""), Raw(b"null")
 _FIELD = rb'name="%s"\r\n(?:[^\r\n]++\r\n){0,4}\r\n([^\r\n]{1,1024})\r\n'
 _FORM_MODEL, _FORM_STREAM = (re.compile(_FIELD % name) for name in (b"model", b"stream"))
 
@@ -46,6 +46,7 @@ class ClientRequest:
     hides_running_usage: bool = False
     max_completion_tokens: int | None = None  # of all choices of all prompts; None where no limit was stated
     is_beam: bool = False  # vLLM's usage then tells the returned beams only
+    names_itself: bool = False  # by an id of the client's choice, which others may have chosen too
 
 
 class _Asked(Struct, gc=False):
@@ -60,6 +61,7 @@ class _Asked(Struct, gc=False):
     max_tokens: Raw = _ABSENT
     max_completion_tokens: Raw = _ABSENT
     use_beam_search: Raw = _ABSENT
+    request_id: Raw = _ABSENT
 
 
 _decode = Decoder(_Asked).decode
@@ -96,6 +98,8 @@ def read_request(endpoint: str, body: bytes) -> ClientRequest:
         found.prompts = max(1, _count_prompts(asked.prompt) + _count_prompts(asked.prompt_embeds))
     if asked.use_beam_search:
         found.is_beam = is_true(_read_part(asked.use_beam_search))
+    if asked.request_id and endpoint == "/v1/responses":  # elsewhere X-Request-Id outranks it
+        found.names_itself = asked.request_id != _NULL
     found.max_completion_tokens = _limit(endpoint, asked, found.choices * found.prompts)
     if found.is_stream and endpoint in _STREAM_ENDPOINTS:
         _add_options(found, asked.stream_options, is_strict=is_strict)

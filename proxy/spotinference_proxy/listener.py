@@ -18,17 +18,17 @@ _FLUSH_STEP_SECONDS = 0.01
 _BACKLOG = 1024
 
 
-def _ignore(connection: ClientConnection, head: RequestHead | None, status: int) -> None:
-    """Nobody wants to know."""
+def _respond(connection: ClientConnection, _head: RequestHead | None, answer: Answer) -> None:
+    connection.respond(answer)
 
 
 @dataclass
 class Listener:
-    """`refuse` looks at a head, `serve` gets a whole request, `broke_off` hears of one that was not read."""
+    """`refuse` looks at a head, `serve` gets a whole request, `broke_off` answers one that was not read."""
 
     refuse: Callable[[ClientConnection, RequestHead], Answer | None]
     serve: Callable[[ClientConnection, RequestHead, bytes], None]
-    broke_off: Callable[[ClientConnection, RequestHead | None, int], None] = _ignore
+    broke_off: Callable[[ClientConnection, RequestHead | None, Answer], None] = _respond
     limits: Limits = field(default_factory=Limits)
     connections: set[ClientConnection] = field(default_factory=set)
     buffered_bytes: int = 0

@@ -20,6 +20,7 @@ from spotinference_proxy.record import Entry, Row, render_entry
 from spotinference_proxy.writer import SegmentWriter
 
 MAX_WAITING = 10_000  # rows
+STALLED_SECONDS = 5.0  # of one write and sync, from which the disk counts as hanging
 _CLOSED = "request log: closed, nothing is written any more"
 COMMIT_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -48,13 +49,17 @@ class _Batch:
     held: list[Entry] = field(default_factory=list)
     waiters: list[Done] = field(default_factory=list)
     since: float = 0.0  # when the first waiter came
+    began: float = 0.0  # when it was given to the thread
 
 
 class RequestLog:
     """The durable request log as the event loop sees it."""
 
-    def __init__(self, writer: SegmentWriter, *, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(
+        self, writer: SegmentWriter, *, max_waiting: int = MAX_WAITING, stalled_seconds: float = STALLED_SECONDS
+    ) -> None:
         self._writer = writer
+        self._stalled_seconds = stalled_seconds
         self._max_waiting = max_waiting
         self._stats = LogStats()
         self._next = _Batch()
@@ -87,6 +92,8 @@ class RequestLog:
         writer = self._writer
         if writer.reserve.shortage is not None:
             return writer.reserve.shortage
+        if self._running is not None and time.monotonic() - self._running.began > self._stalled_seconds:
+            return f"request log: a write takes longer than {self._stalled_seconds:.0f} s; the disk hangs"
         if writer.is_broken:
             return "request log: the last write failed; repair the disk"
         if len(self._next.loose) + len(self._next.held) > self._max_waiting:
@@ -172,6 +179,7 @@ class RequestLog:
             self._finish(batch, LogError(_CLOSED))
             return
         self._running = batch
+        batch.began = time.monotonic()
         self._start_thread()
         self._jobs.put(lambda: self._write(batch))
 

@@ -8,6 +8,7 @@ upstream is closed at once, which also stops the work.
 """
 
 import asyncio
+import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -32,11 +33,13 @@ from spotinference_proxy.usage import AnswerReader
 COMMIT_TRIES = 3
 STALE_SECONDS = 1.0  # within which a kept connection that breaks had been closed before it was used
 RETRY_AFTER_SECONDS = 10
-_LARGE_BYTES = 64 * 1024  # of a body worth letting go of while its answer comes
+LARGE_BYTES = 64 * 1024  # of a body worth letting go of while its answer comes
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _ERRORS = {
     "upstream_timeout": (504, "the model server does not answer"),
     "proxy_stopped": (503, "the proxy is stopping; try again"),
     "upstream_gone": (502, "the model server cannot be reached or hung up"),
+    "refused": (503, "the proxy has no connection left; try again"),
 }
 
 
@@ -121,9 +124,13 @@ class Relay:
     async def _connect(self) -> None:
         try:
             connection = await self.upstream.connections.connect()
-        except (OSError, TimeoutError):
+        except OSError as error:
             self._connecting = None
-            self._unreachable()
+            if error.errno in _OURS:
+                self._release()
+                self._fail("refused")
+            else:
+                self._unreachable()
             return
         self._connecting = None
         if self._commit == "no":
@@ -161,17 +168,23 @@ class Relay:
         fields = request_fields(headers, record.request_id, length, self._credentials)
         self._asked_at = time.monotonic()
         connection.ask(
-            render_request_head(head.method, upstream.connections.prefix + head.target, fields) + asked.body, self
+            render_request_head(head.method, upstream.connections.prefix + head.target, fields), asked.body, self
         )
         if self._client.is_paused:  # it has not taken an earlier answer yet
             connection.pause(is_paused=True)
-        if len(asked.body) > _LARGE_BYTES:
+        if len(asked.body) > LARGE_BYTES:
             asyncio.get_running_loop().call_later(STALE_SECONDS, self._let_go_of_body, connection)
 
     def _let_go_of_body(self, connection: UpstreamConnection) -> None:
         """Forget a large body once the connection it went over has proved good: it will not be sent again."""
         if self._connection is connection:
             self._asked = replace(self._asked, body=b"")
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of a large body is in memory: until it is let go of, and vLLM has taken it."""
+        waiting = self._connection.unsent_bytes if self._connection is not None else 0
+        return max(len(self._asked.body), waiting)
 
     @property
     def _credentials(self) -> str | None:
@@ -321,7 +334,7 @@ class Relay:
             self._release()
 
     def _end_by_id(self) -> bool:
-        if self._connection is None:
+        if self._connection is None or self._asked.names_itself:
             return False
         record, response_id = self.record, self._reader.response_id if self._reader else None
         ids = abort_ids(record.endpoint, record.request_id, self._asked.prompts, response_id)

@@ -11,6 +11,7 @@ from typing import Protocol
 from spotinference_proxy.errors import ProtocolError
 from spotinference_proxy.http1 import MAX_HEAD_BYTES, ChunkedDecoder, ResponseHead, parse_response_head
 
+_MAX_COPIED_BYTES = 16 * 1024
 _MAX_INTERIM = 16  # 1xx answers in one read
 
 
@@ -43,14 +44,21 @@ class UpstreamConnection(asyncio.Protocol):
         """Keep the transport."""
         self._transport = transport  # type: ignore[assignment]
 
-    def ask(self, request: bytes, taker: AnswerTaker) -> None:
+    @property
+    def unsent_bytes(self) -> int:
+        """What the system has not taken of the request."""
+        return self._transport.get_write_buffer_size()
+
+    def ask(self, head: bytes, body: bytes, taker: AnswerTaker) -> None:
         """Send a whole request; `taker` hears of the answer."""
         self._taker = taker
         self._is_answered = False
         if self._transport.is_closing():  # the loop has yet to tell us
             asyncio.get_running_loop().call_soon(self._lose)
         else:
-            self._transport.write(request)
+            self._transport.write(head + body if len(body) <= _MAX_COPIED_BYTES else head)
+            if len(body) > _MAX_COPIED_BYTES:  # a copy of a large one would live as long as vLLM takes to read it
+                self._transport.write(body)
 
     def let_go(self) -> None:
         """Close now; nobody hears of it."""

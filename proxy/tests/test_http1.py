@@ -133,6 +133,15 @@ def test_what_can_still_become_a_head_is_waited_for_and_nothing_else() -> None:
             check_partial_head(bad)
 
 
+def test_F029_a_head_that_drips_in_is_looked_at_once() -> None:
+    """What was known to be good is not read again, whatever it is: a byte costs a byte. Cut anywhere, it is refused."""
+    check_partial_head(b"GET / HTTP/1.1\nA" + b"a" * 100, known=50)
+    bad = b"GET / HTTP/1.1\r\nA: b\nC: d"
+    for cut in range(1, len(bad)):
+        with pytest.raises(ProtocolError):
+            [check_partial_head(bad[:end], known) for known, end in ((0, cut), (cut, len(bad)))]
+
+
 def test_an_answer_says_where_it_ends() -> None:
     plain = parse_response_head(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
     assert (plain.content_length, plain.is_chunked, plain.keeps_alive) == (3, False, True)
@@ -178,7 +187,7 @@ def test_a_chunked_body_may_come_byte_by_byte(text: bytes) -> None:
     "text",
     [b"0x3\r\nabc\r\n", b"+3\r\nabc\r\n", b" 3\r\nabc\r\n", b"3 \r\nabc\r\n", b"-1\r\n", b"\r\n", b"g\r\n", b"3_0\r\n",
      b"100000000\r\n", b"3\r\nabcd\r\n", b"3\r\nabcX", b"3\nabc\n", b"3;a=\0b\r\n", b"0\r\nA b\r\n\r\n", b"0\r\n A: b\r\n",
-     b"3;" + b"a" * 300 + b"\r\n", b"1" * 300, b"0\r\n" + b"A: b\r\n" * 2000],
+     b"3;" + b"a" * 300 + b"\r\n", b"1" * 300, b"0\r\n" + b"A: b\r\n" * 2000, b"0\r\n2\r\nab\r\n\r\n"],
 )  # fmt: skip
 def test_F031_a_chunk_outside_the_grammar_is_refused(text: bytes) -> None:
     with pytest.raises(ProtocolError):
@@ -186,3 +195,10 @@ def test_F031_a_chunk_outside_the_grammar_is_refused(text: bytes) -> None:
     decoder = ChunkedDecoder()
     with pytest.raises(ProtocolError):
         _ = [decoder.feed(text[i : i + 1]) for i in range(len(text))]
+    for cut in range(1, min(len(text), 400)):
+        halves = ChunkedDecoder()
+        with pytest.raises(ProtocolError):
+            _ = [halves.feed(part) for part in (text[:cut], text[cut:])]
+    lines = ChunkedDecoder()
+    with pytest.raises(ProtocolError):
+        _ = [lines.feed(line) for line in text.splitlines(keepends=True)]

@@ -291,3 +291,16 @@ def test_F034_what_is_large_but_honest_passes() -> None:
     tokens = json.dumps({"prompt": list(range(500_000)), "stream": True})
     assert asked(tokens, "/v1/completions").prompts == 1
     assert asked(b'{"stream":true,"a":' + b"[" * 500 + b"]" * 500 + b"}").hides_final_usage
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "member", "expected"),
+    [
+        ("/v1/responses", '"request_id":"mine"', True),
+        ("/v1/responses", '"request_id":null', False),
+        ("/v1/responses", '"x":1', False),
+        ("/v1/chat/completions", '"request_id":"mine"', False),
+    ],
+)
+def test_a_response_that_its_client_named_is_told(endpoint: str, member: str, expected: bool) -> None:
+    assert read_request(endpoint, b"{%b}" % member.encode()).names_itself is expected

@@ -16,9 +16,12 @@ def rows_in(folder: Path) -> list[dict]:
     return [parse_line(line) for p in folder.iterdir() for line in p.read_bytes().splitlines(keepends=True)]
 
 
-def new_log(folder: Path, clock: object, *, max_waiting: int = 10_000, **calls: object) -> RequestLog:
+def new_log(
+    folder: Path, clock: object, *, max_waiting: int = 10_000, stalled_seconds: float = 60, **calls: object
+) -> RequestLog:
     options = {"min_free_bytes": 0, "min_free_ratio": 0, "reserve_bytes": 0}
-    return RequestLog(SegmentWriter(folder, "w", clock, calls=Calls(**calls), **options), max_waiting=max_waiting)
+    writer = SegmentWriter(folder, "w", clock, calls=Calls(**calls), **options)
+    return RequestLog(writer, max_waiting=max_waiting, stalled_seconds=stalled_seconds)
 
 
 def end(request_id: object) -> dict:
@@ -44,6 +47,21 @@ class Gate:
 
     async def wait_reached(self) -> None:
         assert await asyncio.to_thread(self.reached.wait, 30)
+
+
+async def test_F007_a_disk_that_hangs_admits_nobody_until_it_goes_on(tmp_path: Path, clock) -> None:
+    gate = Gate()
+    log = new_log(tmp_path, clock, fdatasync=gate, stalled_seconds=0.05)
+    await log.start()
+    first = asyncio.create_task(log.commit(end(0)))
+    await gate.wait_reached()
+    assert log.is_admitting
+    await asyncio.sleep(0.1)
+    assert "the disk hangs" in (log.why_not_admitting or "")
+    gate.open()
+    await first
+    assert log.is_admitting
+    await log.close()
 
 
 async def test_rows_that_come_during_a_sync_are_one_batch(tmp_path: Path, clock) -> None:

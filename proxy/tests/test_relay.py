@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import os
+import resource
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -264,6 +267,19 @@ async def test_F024_an_embedding_whose_client_leaves_is_closed_at_once(rig) -> N
     await asyncio.wait_for(rig.vllm.left.wait(), 5)
     assert rig.vllm.aborts == []
     assert (end["end_reason"], end["usage_source"], end["first_byte_at"]) == ("client_gone", "none", None)
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+async def test_F026_a_response_of_the_clients_own_name_is_never_ended_by_it(rig, is_named: bool) -> None:
+    """Others may have chosen the same name: the call would end theirs too. So it is closed instead."""
+    created = b'event: response.created\ndata: {"type":"response.created","response":{"id":"resp_x","usage":null}}\n\n'
+    rig.vllm.script = running(rig.vllm, first=created, after_abort=b"")
+    await rig.start()
+    await leave(rig, path="/v1/responses", body=STREAM | ({"request_id": "resp_x"} if is_named else {}))
+    (end,) = await rig.ends()
+    await asyncio.wait_for(rig.vllm.left.wait(), 5)
+    assert bool(rig.vllm.aborts) is not is_named
+    assert (end["end_reason"], end["usage_source"]) == ("client_gone", "none")
 
 
 async def test_a_client_that_reads_done_and_hangs_up_has_a_complete_request(rig) -> None:
@@ -669,3 +685,114 @@ async def test_F024_a_client_far_ahead_of_its_answers_that_leaves_is_noticed(rig
     (end,) = await rig.ends()
     assert (end["end_reason"], end["usage_source"]) == ("client_gone", "engine_final")
     assert len(rig.rows("begin")) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"), [("Content-Length: 99999999", 413), ("Content-Length: 2\r\nContent-Encoding: gzip", 415)]
+)
+async def test_F003_a_refusal_by_the_head_has_its_record_before_its_answer(rig, fields: str, status: int) -> None:
+    may = threading.Event()
+
+    def sync(fd: int) -> None:
+        assert may.wait(30)
+        os.fdatasync(fd)
+
+    may.set()
+    await rig.start(calls=Calls(fdatasync=sync))
+    may.clear()
+    reader, writer = await asyncio.open_connection(*rig.proxy.address)
+    writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{fields}\r\n\r\n".encode())
+    answer = asyncio.create_task(reader.readline())
+    await asyncio.sleep(0.2)
+    assert not answer.done()
+    may.set()
+    assert str(status).encode() in await asyncio.wait_for(answer, 5)
+    (end,) = rig.rows("end")
+    assert (end["status"], end["end_reason"]) == (status, "refused")
+    writer.close()
+
+
+async def test_a_request_that_came_early_is_not_late_while_its_client_reads_the_answer_before(rig) -> None:
+    """It was sent whole: what takes time is the client's reading, which has a limit of its own."""
+    body = b"x" * 3_000_000
+    rig.vllm.script = answering(body, stream=False)
+    await rig.start(limits=Limits(header_seconds=0.3))
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(rig.proxy.address)
+        asked = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+        await asyncio.to_thread(client.sendall, asked * 2)
+        await asyncio.sleep(1.2)
+        found = await asyncio.to_thread(receive, client, 2 * len(body))
+    assert found.count(b"HTTP/1.1 200 OK") == 2
+    assert b" 408 " not in found
+
+
+def receive(client: socket.socket, size: int) -> bytes:
+    """Read until there are so many bytes, or the end."""
+    client.settimeout(10)
+    found = bytearray()
+    while len(found) < size and (part := client.recv(1 << 20)):
+        found += part
+    return bytes(found)
+
+
+async def test_a_connection_that_the_proxy_cannot_make_says_nothing_about_vllm(rig) -> None:
+    await rig.start()
+    upstream = rig.proxy.pool.upstreams[0]
+    upstream.connections.prune(0)
+    low, high = resource.getrlimit(resource.RLIMIT_NOFILE)
+    reader, writer = await asyncio.open_connection(*rig.proxy.address)
+    await asyncio.sleep(0.05)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 1, high))
+    try:
+        writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+        assert b" 503 " in await asyncio.wait_for(reader.readline(), 5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (low, high))
+        os.close(taken[0])
+    (end,) = rig.rows("end")
+    assert (end["status"], end["end_reason"], end["upstream_status"]) == (503, "refused", None)
+    assert upstream.is_ready
+    assert (await rig.post(CHAT, {"model": "otter"}))[0] == 200
+    writer.close()
+
+
+async def test_F028_large_bodies_that_vllm_does_not_take_are_bounded(rig) -> None:
+    """Small requests pass meanwhile; once vLLM takes what waits, large ones do again."""
+    may_read = asyncio.Event()
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        if request.content_length and request.content_length > 1000:
+            await may_read.wait()
+        return web.json_response({"bytes": len(await request.read())})
+
+    rig.vllm.script = script
+    await rig.start(limits=Limits(held_bytes=41_000_000, buffered_bytes=100_000_000))
+    large = b'{"model":"otter","prompt":"' + b"x" * 8_000_000 + b'"}'
+    asked = [asyncio.create_task(rig.post(CHAT, io.BytesIO(large))) for _ in range(8)]
+    async with asyncio.timeout(10):
+        while sum(one.done() for one in asked) < 3:
+            await asyncio.sleep(0.02)
+    assert [one.result()[0] for one in asked if one.done()] == [503] * 3
+    assert (await rig.post(CHAT, {"model": "otter"}))[0] == 200
+    may_read.set()
+    assert sorted(status for status, _, _ in await asyncio.gather(*asked)) == [200] * 5 + [503] * 3
+    assert (await rig.post(CHAT, io.BytesIO(large)))[0] == 200
+    assert len(rig.rows("end")) == 10
+
+
+@pytest.mark.parametrize("size", [1, 3])
+async def test_F028_a_body_in_small_parts_is_whole(rig, size: int) -> None:
+    body = b'{"model":"otter","prompt":"' + bytes(range(48, 58)) * 1000 + b'"}'
+    await rig.start()
+    reader, writer = await asyncio.open_connection(*rig.proxy.address)
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    chunks = b"".join(
+        b"%x\r\n%b\r\n" % (len(part), part) for part in (body[i : i + size] for i in range(0, len(body), size))
+    )
+    writer.write(head.encode() + chunks + b"0\r\n\r\n")
+    assert b"200 OK" in await asyncio.wait_for(reader.read(), 10)
+    assert rig.vllm.requests[0][2] == body
+    writer.close()

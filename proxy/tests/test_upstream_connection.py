@@ -57,7 +57,7 @@ class Taker:
 def asked() -> tuple[UpstreamConnection, Wire, Taker]:
     connection, wire, taker = UpstreamConnection(), Wire(), Taker()
     connection.connection_made(wire)
-    connection.ask(b"GET", taker)
+    connection.ask(b"GET", b"", taker)
     assert wire.sent == b"GET"
     return connection, wire, taker
 
@@ -71,7 +71,7 @@ def test_any_cut_of_an_answer_gives_the_same(text: bytes, cuts: set[int]) -> Non
     assert taker.content == b"hello"
     assert not any(taker.lasts[:-1])
     assert (connection.is_reusable, connection.was_used, wire.is_aborted) == (True, True, False)
-    connection.ask(b"", again := Taker())
+    connection.ask(b"", b"", again := Taker())
     connection.data_received(EMPTY)
     assert (again.told, again.content) == ([200, "ended"], b"")
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spotinference_sim.instants import SECOND_US, parse_us
+from spotinference_sim.instants import SECOND_US, parse_us, text_s
 
 Json = dict[str, Any]
 
@@ -41,6 +41,7 @@ class Call:
     groups: Mapping[str, str]
     query: Mapping[str, str]
     now_us: int
+    dates_optional: bool = False
 
     @property
     def now_s(self) -> int:
@@ -53,11 +54,13 @@ class Call:
         return int(self.groups["id"])
 
     def window(self) -> tuple[int, int]:
-        """Read start_date and end_date, in microseconds.
+        """Read start_date and end_date, in microseconds; where they may be missing, the month so far.
 
         Raises: RefusalError 400 when one is missing or not of the exact format.
         """
         start, end = self.query.get("start_date", ""), self.query.get("end_date", "")
+        if self.dates_optional:
+            start, end = start or f"{text_s(self.now_s)[:7]}-01T00:00:00", end or text_s(self.now_s)
         if not _DATE.fullmatch(start) or not _DATE.fullmatch(end):
             raise RefusalError(400, BAD_DATES, "bad_request")
         try:
@@ -76,16 +79,6 @@ class Call:
         if not text.isascii() or not text.isdigit() or int(text) < 1:
             raise RefusalError(400, f"The query parameter '{name}' must be a positive integer", "bad_request")
         return int(text)
-
-
-def history_page(call: Call, rows: list[Json]) -> Json:
-    """Cut a page of a history list: ten rows unless asked otherwise."""
-    page, size = call.positive("page") or 1, call.positive("per_page") or 10
-    return {
-        "billing_history": rows[(page - 1) * size : page * size],
-        "total_count": len(rows),
-        "pagination": {"page": page, "per_page": size, "pages": -(-len(rows) // size)},
-    }
 
 
 def core_page(call: Call, name: str, rows: list[Json], message: str) -> Json:

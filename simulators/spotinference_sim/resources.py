@@ -1,11 +1,11 @@
-"""Machines and volumes: what state each was in at every second, and the meter that its bill follows.
+"""Machines, volumes and other things that cost: what state each was in at every second, and the meter that its bill follows.
 
 Owns the exact counters. Does not own which states happen (`fleet`) or how answers spell them
 (`hyperstack_*`). A spell is a stretch of time in which neither state nor price change. Half-open, whole
 seconds.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,14 +109,49 @@ class VmEvent:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """From `at_s` on the resource bears another name."""
+
+    at_s: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A late correction: history has `nanos` more at `charged_s`, but only those who ask from `known_s` on see it.
+
+    The running counter of usage never moves by it.
+    """
+
+    charged_s: int
+    known_s: int
+    nanos: int
+
+
 @dataclass(frozen=True)
 class Resource:
-    """What a machine and a volume have in common."""
+    """What everything that costs has in common.
+
+    `excluded`: counted by usage, charged by nobody. `list_percent`: the list price in percent of what is paid.
+    `incarnation` tells two lives under the same id apart.
+    """
 
     id: int
     name: str
     spells: tuple[Spell, ...]
     credits: tuple[Credit, ...] = ()
+    renames: tuple[Rename, ...] = ()
+    revisions: tuple[Revision, ...] = ()
+    excluded: bool = False
+    list_percent: int = 100
+    incarnation: int = 1
+    contract_id: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """Name the type as usage does."""
+        raise NotImplementedError
 
     @property
     def created_s(self) -> int:
@@ -142,9 +177,26 @@ class Resource:
         place = bisect_right(self._starts, at_s) - 1
         return self.spells[place] if place >= 0 and at_s < self.spells[place].end_s else None
 
+    def between(self, start_s: int, end_s: int) -> tuple[Spell, ...]:
+        """Find the spells that may overlap a window, without looking at all of them."""
+        first = max(0, bisect_right(self._starts, start_s) - 1)
+        return self.spells[first : bisect_left(self._starts, end_s)]
+
     def has_ended(self, at_s: int) -> bool:
         """Tell whether it was deleted by then."""
         return self.ended_s < FOREVER_S and at_s >= self.ended_s
+
+    def name_at(self, at_s: int) -> str:
+        """Tell the name that it bears at a second."""
+        return next((r.name for r in reversed(self.renames) if r.at_s <= at_s), self.name)
+
+    def revised(self, start_us: int, end_us: int, now_us: int) -> int:
+        """Sum the corrections of a window that are known by now, in nano-dollars."""
+        return sum(
+            r.nanos
+            for r in self.revisions
+            if start_us <= r.charged_s * SECOND_US < end_us and r.known_s * SECOND_US <= now_us
+        )
 
 
 @dataclass(frozen=True)
@@ -156,6 +208,11 @@ class Vm(Resource):
     retain_ip: bool = False
     wakes: tuple[Wake, ...] = ()
     events: tuple[VmEvent, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """Name the type."""
+        return "vm"
 
     def wake_at(self, at_s: int) -> Wake | None:
         """Find the run of ACTIVE in which the engine is ready at that second."""
@@ -171,3 +228,22 @@ class Volume(Resource):
 
     size: int = 0
     attached_to: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """Name the type."""
+        return "volume"
+
+
+@dataclass(frozen=True)
+class Other(Resource):
+    """A snapshot, bucket, cluster, contract, AI model or thing of an unknown type; `size` in GB where it has one."""
+
+    type_word: str = ""
+    size: int = 0
+    vm_id: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """Name the type."""
+        return self.type_word

@@ -10,11 +10,14 @@ from datetime import date
 from functools import cached_property
 from random import Random
 
+from spotinference_sim.features import Features, Fleet, dressed
 from spotinference_sim.fleet import Calendar, build_prices, build_vms, build_volumes
 from spotinference_sim.instants import DAY_S, day_start_s
+from spotinference_sim.long_fleet import build_long_fleet, build_long_prices
+from spotinference_sim.payments import Payment
 from spotinference_sim.prices import PriceBook
 from spotinference_sim.request import Request
-from spotinference_sim.resources import Resource, Vm, Volume
+from spotinference_sim.resources import Other, Resource, Vm, Volume
 from spotinference_sim.traffic import build_requests
 
 LEAD_DAYS = 2
@@ -34,21 +37,36 @@ class Scenario:
     volumes: tuple[Volume, ...] = ()
     requests: tuple[Request, ...] = ()
     prices: PriceBook = field(default_factory=PriceBook)
+    others: tuple[Other, ...] = ()
+    payments: tuple[Payment, ...] = ()
 
     @classmethod
-    def generate(cls, seed: int, start_day: date, days: int) -> "Scenario":
-        """Make the demo scenario.
+    def generate(cls, seed: int, start_day: date, days: int, features: Features | None = None) -> "Scenario":
+        """Make the demo scenario, and what the features add; they leave machines, volumes and requests as they are.
 
         Raises: ValueError when there is no day to make.
         """
-        if days < 1:
-            raise ValueError(f"a scenario needs at least one day, asked for {days}")
-        calendar = Calendar(day_start_s(start_day), days, days + LEAD_DAYS)
+        calendar = _calendar(start_day, days)
         prices = build_prices(calendar)
         fleet_rng, traffic_rng = Random(f"{seed}/fleet"), Random(f"{seed}/traffic")  # noqa: S311 seeded on purpose
         vms = build_vms(fleet_rng, calendar, prices)
         requests = build_requests(traffic_rng, calendar.starts(), vms)
-        return cls(seed, start_day, days, vms, build_volumes(calendar, prices), requests, prices)
+        fleet = dressed(Fleet(vms, build_volumes(calendar, prices)), calendar, prices, features or Features())
+        return cls(seed, start_day, days, fleet.vms, fleet.volumes, requests, prices, fleet.others, fleet.payments)
+
+    @classmethod
+    def long(
+        cls, seed: int, start_day: date, days: int, size: tuple[int, int] = (10, 10), features: Features | None = None
+    ) -> "Scenario":
+        """Make many days cheaply: so many machines and volumes that come, sleep and go, and no requests.
+
+        Raises: ValueError when there is no day to make.
+        """
+        calendar = _calendar(start_day, days)
+        prices = build_long_prices(calendar)
+        rng = Random(f"{seed}/long")  # noqa: S311 seeded on purpose
+        fleet = dressed(build_long_fleet(rng, calendar, prices, size), calendar, prices, features or Features())
+        return cls(seed, start_day, days, fleet.vms, fleet.volumes, (), prices, fleet.others, fleet.payments)
 
     @property
     def start_s(self) -> int:
@@ -60,12 +78,18 @@ class Scenario:
         """End of the days that were asked for; the lead comes after it."""
         return self.start_s + self.days * DAY_S
 
-    @property
+    @cached_property
     def resources(self) -> tuple[Resource, ...]:
-        """All machines and volumes."""
-        return (*self.vms, *self.volumes)
+        """Everything that costs, machines and volumes first."""
+        return (*self.vms, *self.volumes, *self.others)
 
     @cached_property
     def vm_by_id(self) -> dict[int, Vm]:
-        """Machines by id."""
+        """Machines by id; the latest where an id was used twice."""
         return {vm.id: vm for vm in self.vms}
+
+
+def _calendar(start_day: date, days: int) -> Calendar:
+    if days < 1:
+        raise ValueError(f"a scenario needs at least one day, asked for {days}")
+    return Calendar(day_start_s(start_day), days, days + LEAD_DAYS)

@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from spotinference_sim.clock import Clock
+from spotinference_sim.faults import Faults
 from spotinference_sim.hyperstack_app import build_hyperstack
 from spotinference_sim.request import Request
 from spotinference_sim.scenario import Scenario
@@ -18,7 +19,10 @@ API_KEY = "simulated-key"
 
 
 class Simulators:
-    """A live Hyperstack and a live vLLM per machine; port 0 takes any free one."""
+    """A live Hyperstack and a live vLLM per machine; port 0 takes any free one.
+
+    Hyperstack is honest unless `lag` or `faults` are given; faults take the place of lag.
+    """
 
     def __init__(
         self,
@@ -30,6 +34,7 @@ class Simulators:
         ports: tuple[int, int] = (0, 0),
         scale_out: bool = True,
         stream_interval: int = STREAM_INTERVAL,
+        faults: Faults | None = None,
     ) -> None:
         self.scenario = scenario
         self.clock = clock
@@ -38,7 +43,7 @@ class Simulators:
         self.vllm_url = ""
         self._ports = ports
         self._apps = (
-            build_hyperstack(scenario, clock, api_key, lag),
+            build_hyperstack(scenario, clock, api_key, lag, faults),
             build_vllm(scenario, clock, self.served, scale_out, stream_interval),
         )
         self._runners: list[web.AppRunner] = []

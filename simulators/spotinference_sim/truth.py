@@ -14,9 +14,10 @@ from typing import Any
 
 from spotinference_sim import spans
 from spotinference_sim.instants import DAY_S, SECOND_US, day_start_s
+from spotinference_sim.kinds import STORED
 from spotinference_sim.rates import decimal_text, ratio_text, split_rate
 from spotinference_sim.request import Request
-from spotinference_sim.resources import Vm
+from spotinference_sim.resources import Resource, Vm
 from spotinference_sim.scenario import Scenario
 from spotinference_sim.spans import Span
 
@@ -51,17 +52,13 @@ def truth(scenario: Scenario, day: date, requests: Sequence[Request] | None = No
 
     `requests` replaces the last day's: the scenario's requests that finish before `day` begins stay, all
     others give way to the given ones. Money and ratios are decimal strings, counts integers, unknown is
-    None.
+    None. Money is as first billed: late corrections of single resources are in `books`.
     """
     played: Iterable[Request] = scenario.requests
     if requests is not None:
         before_us = day_start_s(day) * SECOND_US
         played = [*(r for r in scenario.requests if r.finished_us <= before_us), *requests]
-    by_vm: dict[int, list[Span]] = {}
-    for request in played:
-        if request.vm_id is not None:
-            by_vm.setdefault(request.vm_id, []).append((request.started_us, request.finished_us))
-    busy = {vm_id: spans.union(flights) for vm_id, flights in by_vm.items()}
+    busy = busy_spans(played)
     days: dict[str, Any] = {}
     total = DayTruth()
     for back in range(WINDOW_DAYS - 1, -1, -1):
@@ -73,29 +70,50 @@ def truth(scenario: Scenario, day: date, requests: Sequence[Request] | None = No
     return {"day": day.isoformat(), "window": window, **_figures(total), "days": days}
 
 
+def busy_spans(requests: Iterable[Request]) -> dict[int, list[Span]]:
+    """Tell by machine when at least one request was in flight."""
+    by_vm: dict[int, list[Span]] = {}
+    for request in requests:
+        if request.vm_id is not None:
+            by_vm.setdefault(request.vm_id, []).append((request.started_us, request.finished_us))
+    return {vm_id: spans.union(flights) for vm_id, flights in by_vm.items()}
+
+
 def _day_truth(scenario: Scenario, day: date, busy: dict[int, list[Span]], requests: Iterable[Request]) -> DayTruth:
     result = DayTruth()
     start_us = day_start_s(day) * SECOND_US
     end_us = start_us + DAY_S * SECOND_US
-    for vm in scenario.vms:
-        _bill_vm(result, vm, busy.get(vm.id, []), start_us, end_us)
-    for volume in scenario.volumes:
-        for spell in volume.spells:
-            within = spans.clip([(spell.start_s * SECOND_US, spell.end_s * SECOND_US)], start_us, end_us)
-            result.paid["storage"] += spell.rate * spans.length(within)
     for resource in scenario.resources:
-        for credit in resource.credits:
-            if start_us <= credit.at_s * SECOND_US < end_us:
-                result.paid["credit"] -= credit.nanos * NANO_FEMTOS
+        flights = busy.get(resource.id, []) if resource.kind == "vm" else []
+        result.add(bill(resource, flights, start_us, end_us))
     for request in requests:
         if start_us <= request.finished_us < end_us and not request.canary:
             _serve(result, request)
     return result
 
 
+def bill(resource: Resource, busy: list[Span], start_us: int, end_us: int) -> DayTruth:
+    """Work out what one resource cost between two instants, late corrections left out; excluded ones cost nothing."""
+    result = DayTruth()
+    if resource.excluded:
+        return result
+    if isinstance(resource, Vm):
+        _bill_vm(result, resource, busy, start_us, end_us)
+    else:
+        kind = "storage" if resource.kind in STORED else "other"
+        for spell in resource.between(start_us // SECOND_US, -(-end_us // SECOND_US)):
+            within = spans.clip([(spell.start_s * SECOND_US, spell.end_s * SECOND_US)], start_us, end_us)
+            result.paid[kind] += spell.rate * spans.length(within)
+    for credit in resource.credits:
+        if start_us <= credit.at_s * SECOND_US < end_us:
+            result.paid["credit"] -= credit.nanos * NANO_FEMTOS
+    return result
+
+
 def _bill_vm(result: DayTruth, vm: Vm, busy: list[Span], start_us: int, end_us: int) -> None:
-    cold = [(w.active_s * SECOND_US, (w.ready_s or w.until_s) * SECOND_US) for w in vm.wakes]
-    for spell in vm.spells:
+    wakes = ((w.active_s * SECOND_US, (w.ready_s or w.until_s) * SECOND_US) for w in vm.wakes)
+    cold, busy = spans.clip(wakes, start_us, end_us), spans.clip(busy, start_us, end_us)
+    for spell in vm.between(start_us // SECOND_US, -(-end_us // SECOND_US)):
         within = spans.clip([(spell.start_s * SECOND_US, spell.end_s * SECOND_US)], start_us, end_us)
         alive = spans.length(within)
         result.micros["alive"] += alive
@@ -159,5 +177,5 @@ def _figures(one: DayTruth) -> dict[str, Any]:
 
 def paid_between(scenario: Scenario, start_us: int, end_us: int) -> int:
     """Sum what the meters moved by between two instants, in femto-dollars: a second way to the total."""
-    meters = [resource.meter for resource in scenario.resources]
+    meters = [resource.meter for resource in scenario.resources if not resource.excluded]
     return sum(meter.femtos(end_us) - meter.femtos(start_us) for meter in meters)

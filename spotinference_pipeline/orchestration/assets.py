@@ -27,14 +27,24 @@ VALIDATED = {
     "validated.vm_states": "What each machine's state was: from the fleet list, from events, from the proxy's probes.",
     "validated.requests": "Every request that ended, with the tokens that vLLM itself reported. No prompts, no answers.",
     "validated.engine_counters": "vLLM's own token counters, scraped by the proxy once a minute: a second witness.",
+    "validated.invoice_lines": "The lines of invoices as the operator loaded them, every revision.",
     "validated.quarantine": "What could not be read or broke a contract, with the reason. Nothing disappears silently.",
 }
 LEDGER = {
     "rollup.resource_days": "What each resource's counter moved by on a day.",
     "rollup.cost_days": "The ledger: what each resource cost on a day, and what for: busy, idle, cold start, parked, storage ...",
+    "rollup.wake_days": "What each wake of a machine cost on a day until its engine was ready. rollup/wakes has whole wakes.",
+    "rollup.parks": "When machines left ACTIVE on a day.",
     "rollup.vm_days": "Where each machine's time went on a day: alive, on, busy, starting.",
 }
-LOG_TABLES = frozenset({"validated.requests", "validated.engine_counters"})
+SOURCES = {
+    "validated.requests": ["request_log"],
+    "validated.engine_counters": ["request_log"],
+    "validated.vm_states": ["hyperstack", "request_log"],
+    "validated.invoice_lines": ["invoices"],
+    "validated.quarantine": ["hyperstack", "request_log", "invoices"],
+}
+"""The raw files a table is read from, where these are not Hyperstack's answers alone."""
 WINDOWED = frozenset({"metric.paid", "metric.served", "metric.cost_parts", "metric.figures"})
 """Metrics that read the seven days that end with theirs, from tables whose rows are about one day each."""
 WAITS_FOR = {"metric.inputs": "rollup.snapshot_days"}
@@ -76,17 +86,21 @@ def _raw_specs() -> list[dg.AssetSpec]:
             kinds={"json"},
             description="Sealed segments of the proxy's request log: one line per begin, usage and end of each request.",
         ),
+        dg.AssetSpec(
+            ["raw", "invoices"],
+            group_name="raw",
+            owners=OWNERS,
+            kinds={"csv"},
+            description="Invoices, byte for byte, one file per revision, landed by `spotinference invoice load`.",
+        ),
     ]
 
 
 def _validated(settings: Settings, columns: dict[str, dg.TableSchema]) -> dg.AssetsDefinition:
     def spec(table: str, description: str) -> dg.AssetSpec:
-        sources = ["request_log"] if table in LOG_TABLES else ["hyperstack"]
-        if table in ("validated.vm_states", "validated.quarantine"):
-            sources = ["hyperstack", "request_log"]
         return dg.AssetSpec(
             key(table),
-            deps=[dg.AssetKey(["raw", source]) for source in sources],
+            deps=[dg.AssetKey(["raw", source]) for source in SOURCES.get(table, ["hyperstack"])],
             group_name="validated",
             owners=OWNERS,
             kinds={"python", "polars", "pandera", "duckdb"},
@@ -176,7 +190,7 @@ def _sql_table(
 def _publication(settings: Settings, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
     @dg.asset(
         key=["publication", "economics"],
-        deps=[key(table) for table in ("metric.cost_per_mtok", "metric.cost_parts", "metric.figures")]
+        deps=[key(f"metric.{name}") for name in ("cost_per_mtok", "cost_parts", "figures", "invoice_residuals")]
         + [dg.AssetDep(key("metric.inputs"), partition_mapping=SEVEN_DAYS)],
         group_name="publication",
         owners=OWNERS,

@@ -16,6 +16,7 @@ from spotinference_pipeline.orchestration.automation import (
     build_schedules,
     build_sensors,
 )
+from spotinference_pipeline.orchestration.views import build_views
 from spotinference_pipeline.settings import Settings
 
 
@@ -23,7 +24,7 @@ def build(settings: Settings) -> dg.Definitions:
     """Build the whole graph for these settings."""
     first_day = settings.first_day or raw.first_day(settings.raw_dir) or settings.clock().date()
     return dg.Definitions(
-        assets=build_assets(settings, first_day),
+        assets=[*build_assets(settings, first_day), *build_views(settings)],
         asset_checks=build_checks(settings),
         jobs=[
             dg.define_asset_job(

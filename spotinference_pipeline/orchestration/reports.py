@@ -72,6 +72,11 @@ def record_tables(context: dg.AssetExecutionContext, tables: Sequence[Written]) 
         )
 
 
+def record_view(context: dg.AssetExecutionContext, rows: int, sample: pl.DataFrame) -> None:
+    """Put what a view says now beside its asset."""
+    context.add_asset_metadata({"dagster/row_count": rows, "rows": dg.MetadataValue.md(_markdown(sample))})
+
+
 def record_publications(context: dg.AssetExecutionContext, days: Sequence[Published], location: str) -> None:
     """Put each day's published revision beside its partition."""
     for day in days:
@@ -89,12 +94,12 @@ def record_publications(context: dg.AssetExecutionContext, days: Sequence[Publis
         )
 
 
-def checked(broken: Sequence[Finding], meaning: str) -> dg.AssetCheckResult:
+def checked(broken: Sequence[Finding], meaning: str, *, blocks: bool) -> dg.AssetCheckResult:
     """Report a rule: passed when no day breaks it."""
     rows = pl.concat([finding.broken for finding in broken]) if broken else pl.DataFrame()
     return dg.AssetCheckResult(
         passed=not broken,
-        severity=dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.ERROR if blocks else dg.AssetCheckSeverity.WARN,
         description=meaning,
         metadata={"broken_rows": rows.height, "rows": dg.MetadataValue.md(_markdown(rows.head(20)))},
     )
@@ -107,6 +112,7 @@ def _figures(written: Written) -> dict[str, float]:
         "served_tokens",
         "snapshot_coverage_ratio",
         "duty_cycle_ratio",
+        "drift_usd",
     )
     if written.sample.height != 1:
         return {}

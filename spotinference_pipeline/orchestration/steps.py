@@ -6,14 +6,14 @@ from datetime import date
 
 import polars as pl
 
-from spotinference_pipeline import checks, ledger, publication, raw, snapshot, transform, validated
+from spotinference_pipeline import checks, publication, raw, snapshot, transform, validated
 from spotinference_pipeline.hyperstack import Hyperstack, minute_of
 from spotinference_pipeline.pacing import Pace
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_warehouse
 
-SAMPLE_ROWS = 8
+SAMPLE_ROWS, VIEW_ROWS = 8, 50
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def build_ledger(settings: Settings, days: Sequence[date]) -> list[Written]:
         return [
             Written(table, day, rows, _sample(warehouse, table, day))
             for day in days
-            for table, rows in ledger.build_day(warehouse, day).items()
+            for table, rows in transform.build_ledger(warehouse, day).items()
         ]
 
 
@@ -87,6 +87,13 @@ def build_table(settings: Settings, table: str, days: Sequence[date]) -> list[Wr
             Written(table, day, transform.build_table(warehouse, table, day), _sample(warehouse, table, day))
             for day in wanted
         ]
+
+
+def read_view(settings: Settings, table: str) -> tuple[int, pl.DataFrame]:
+    """Count the rows of a view and give its last ones, the newest where it is in order of time."""
+    with open_warehouse(settings.warehouse_path) as warehouse:
+        rows = warehouse.query(f"from {table}")
+    return rows.height, rows.tail(VIEW_ROWS)
 
 
 def run_check(settings: Settings, name: str, days: Sequence[date]) -> list[tuple[date, checks.Finding]]:

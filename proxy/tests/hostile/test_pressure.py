@@ -30,6 +30,7 @@ SLOW_SOCKETS, OVERSIZE = 400, 100
 GROWTH_BYTES = 64 * 1024 * 1024
 HEADER_SECONDS = 10.0
 HALF_HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: canary.test\r\nX-A: b"
+LONG_HEAD = HALF_HEAD + b"b" * 31_000
 
 
 class Child:
@@ -87,11 +88,13 @@ def free_address() -> tuple[str, int]:
 
 
 class Attack:
-    """400 half heads, some of them dripped; with `oversize` also 100 bodies beyond the cap, half of them in chunks."""
+    """400 half heads that drip on, some or all; with `oversize` also 100 bodies beyond the cap, half of them in chunks."""
 
-    def __init__(self, child: Child, corpus, *, oversize: bool) -> None:
+    def __init__(self, child: Child, corpus, *, oversize: bool, head: bytes = HALF_HEAD) -> None:
         self.peak_bytes = 0
         self._child = child
+        self._head = head
+        self._dripped = slice(None, None, SLOW_SOCKETS // 10 if head == HALF_HEAD else 1)
         declared = corpus.post(f"Content-Length: {10 * 1024**3}\r\n")
         self._heads = [declared, corpus.chunks(b"", end=b"")] * (OVERSIZE // 2) if oversize else []
         self._chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
@@ -102,7 +105,7 @@ class Attack:
     def __enter__(self) -> "Attack":
         for _ in range(SLOW_SOCKETS):
             connection = socket.create_connection(self._child.address, 5)
-            connection.send(HALF_HEAD)
+            connection.sendall(self._head)
             connection.setblocking(False)
             self._slow.append(connection)
         self._thread.start()
@@ -131,7 +134,7 @@ class Attack:
                     except ConnectionError:
                         selector.unregister(key.fileobj)
                 self.peak_bytes = max(self.peak_bytes, self._child.resident_bytes())
-                for connection in self._slow[:: SLOW_SOCKETS // 10]:
+                for connection in self._slow[self._dripped]:
                     with contextlib.suppress(OSError):
                         connection.send(b"b")
 
@@ -199,12 +202,13 @@ def test_F038_nobody_but_this_machine_can_reach_it_unless_told_so(child) -> None
     assert Settings(upstreams=()).listen[0] == Settings(upstreams=()).admin_listen[0] == "127.0.0.1"
 
 
-def test_F029_slow_clients_do_not_slow_down_others(child, corpus, make_wire) -> None:
+@pytest.mark.parametrize("head", [HALF_HEAD, LONG_HEAD], ids=["short", "long"])
+def test_F029_slow_clients_do_not_slow_down_others(child, corpus, make_wire, head) -> None:
     measure(child, corpus, make_wire)  # warm
     calm, pressed = [], []
     for _ in range(ROUNDS):
         calm.append(measure(child, corpus, make_wire))
-        with Attack(child, corpus, oversize=False):
+        with Attack(child, corpus, oversize=False, head=head):
             pressed.append(measure(child, corpus, make_wire))
     print(f"p99 ms calm {[round(one * 1e3, 2) for one in calm]} pressed {[round(one * 1e3, 2) for one in pressed]}")
     print(f"p99 x {statistics.median(pressed) / statistics.median(calm):.2f}")

@@ -136,7 +136,7 @@ def outcome(open_front, make_limits, make_wire, corpus):
     running = {}
     with ThreadPoolExecutor(len(plan) + 1) as pool:
         for name, *arguments in plan:
-            seconds = 6.0 if name in ("pausing", "slow") else WRITE
+            seconds = 6.0 if name == "pausing" else WRITE
             front = open_front(limits=make_limits(write_seconds=seconds))
             shrink_send_buffer(front.address)
             running[name, *arguments] = pool.submit(getattr(scenarios, name), front, *arguments)

@@ -1,0 +1,238 @@
+"""What the validated tables say of one UTC day's resources: their readings, and the states of machines.
+
+Owns which validated rows a day needs: the last reading before it and the first after it included, states as far around
+as a cold start can reach. Turns money into femto-dollars and instants into microseconds, the meter's units. What the
+rows add up to is `ledger`'s.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from spotinference_pipeline.charges import Reading, VmFacts
+from spotinference_pipeline.meter import Interval, union
+from spotinference_pipeline.states import Readiness, Sight, StateLine, find_cold_starts
+from spotinference_pipeline.warehouse import Warehouse
+from spotinference_pipeline.windows import Window, to_microseconds
+
+LOOK_AROUND = timedelta(days=1)
+"""How far before and after the day's readings states are read: longer than any cold start."""
+
+UNBILLED: Mapping[str, int] = {"DELETED": 0}
+"""Statuses whose rate nobody has to see."""
+
+
+@dataclass
+class Life:
+    """One resource from its creation to its end: an id that is created anew is another life."""
+
+    resource_type: str
+    resource_id: int
+    name: str | None
+    readings: list[Reading]
+    is_excluded: bool
+    is_ended: bool = False
+
+
+def read_lives(warehouse: Warehouse, start: datetime, end: datetime) -> list[Life]:
+    """Read every life's readings in the day, and the last before and the first after it.
+
+    A life that was not seen to end comes also when its last reading is before the day.
+    """
+    frame = warehouse.query(
+        """
+        with readings as (
+            select
+                resource_type,
+                resource_id,
+                created_at,
+                case when is_active or terminated_at is null then observed_at else terminated_at end as read_at,
+                total_bill_usd,
+                rate_usd_per_minute,
+                resource_name,
+                is_excluded,
+                is_active
+            from validated.billing_snapshots
+            -- an ended counter that was corrected is read twice at its end: the later answer counts
+            qualify row_number() over (
+                partition by resource_type, resource_id, created_at, read_at
+                order by observed_at desc
+            ) = 1
+        ),
+
+        bounds as (
+            select
+                resource_type,
+                resource_id,
+                created_at,
+                max(read_at) filter (where read_at <= $start) as first_at,
+                min(read_at) filter (where read_at >= $end) as last_at
+            from readings
+            group by resource_type, resource_id, created_at
+        )
+
+        select
+            readings.resource_type,
+            readings.resource_id,
+            readings.created_at,
+            readings.read_at,
+            readings.total_bill_usd,
+            readings.rate_usd_per_minute,
+            readings.resource_name,
+            readings.is_excluded,
+            readings.is_active
+        from readings
+        inner join bounds
+            on
+                readings.resource_type = bounds.resource_type
+                and readings.resource_id = bounds.resource_id
+                and readings.created_at = bounds.created_at
+        where
+            readings.created_at < $end
+            and readings.read_at >= coalesce(bounds.first_at, readings.created_at)
+            and readings.read_at <= coalesce(bounds.last_at, $end)
+        order by 1, 2, 3, 4
+        """,
+        {"start": start, "end": end},
+    )
+    lives: dict[tuple[str, int, datetime], Life] = {}
+    for kind, resource_id, created_at, read_at, total, rate, name, excluded, active in frame.iter_rows():
+        life = lives.get((kind, resource_id, created_at))
+        if life is None:
+            life = lives[kind, resource_id, created_at] = Life(kind, resource_id, name, [], excluded)
+            if read_at > max(created_at, start):
+                life.readings.append(Reading(to_microseconds(created_at), 0, None))
+        life.name, life.is_ended = name, not active
+        life.readings.append(Reading(to_microseconds(read_at), to_femto(total), 0 if rate is None else to_femto(rate)))
+    return [life for life in lives.values() if not life.is_ended or life.readings[-1].at > to_microseconds(start)]
+
+
+def read_vm_facts(warehouse: Warehouse, low: datetime, high: datetime, day: Window) -> dict[int, VmFacts]:
+    states = warehouse.query(
+        """
+        select observed_at, vm_id, source, vm_status, is_ready, has_public_ip, gpu_count
+        from validated.vm_states
+        where observed_at >= $low and observed_at < $high
+        order by vm_id, observed_at, reason like '%Request' desc, reason
+        """,
+        {"low": low, "high": high},
+    )
+    sights: dict[int, list[Sight]] = defaultdict(list)
+    ips: dict[int, list[tuple[int, bool]]] = defaultdict(list)
+    probes: dict[int, list[tuple[int, bool]]] = defaultdict(list)
+    gpus: dict[int, int | None] = {}
+    for observed_at, vm_id, source, status, ready, public_ip, gpu_count in states.iter_rows():
+        at = to_microseconds(observed_at)
+        if source == "health":
+            probes[vm_id].append((at, ready))
+        elif status is not None:
+            sights[vm_id].append(Sight(at, status, source == "event"))
+        if source == "fleet":
+            ips[vm_id].append((at, public_ip))
+            gpus[vm_id] = gpu_count
+    busy, first_bytes = _read_requests(warehouse, low, high, day)
+    rates = _read_event_rates(warehouse, sights, low, high)
+    facts = {}
+    for vm_id, seen in sights.items():
+        line = StateLine(seen)
+        known_until = max(
+            [to_microseconds(day.end), *(sight.at for sight in seen), *(at for at, _ in probes[vm_id][-1:])]
+        )
+        colds = find_cold_starts(line, Readiness(sorted(probes[vm_id]), first_bytes[vm_id]), known_until)
+        facts[vm_id] = VmFacts(line, ips[vm_id], colds, union(busy[vm_id]), gpus.get(vm_id), rates[vm_id])
+    return facts
+
+
+def learn_rates(facts: Mapping[int, VmFacts], lives: Iterable[Life]) -> dict[int, VmFacts]:
+    """Give the facts with the rates that the lives' readings show in each status; they outrank those of billing events."""
+    shown: dict[int, dict[str, int]] = defaultdict(dict)
+    for life in lives:
+        vm = facts.get(life.resource_id) if life.resource_type == "vm" else None
+        for reading in life.readings if vm else ():
+            status = vm.line.at(reading.at) if vm else None
+            if status is not None and reading.rate:
+                shown[life.resource_id][status] = reading.rate
+    return {vm_id: replace(vm, rates={**UNBILLED, **vm.rates, **shown[vm_id]}) for vm_id, vm in facts.items()}
+
+
+def read_graphs(warehouse: Warehouse, day: Window) -> dict[tuple[str, int], dict[int, int]]:
+    """Give what Hyperstack's newest graphs of the day show by hour, for each resource that has one that fine."""
+    frame = warehouse.query(
+        """
+        select resource_type, resource_id, bucket_start, max_by(amount_usd, observed_at) as amount_usd
+        from validated.billing_graphs
+        where bucket_start >= $start and bucket_start < $end and bucket_seconds = 3600
+        group by resource_type, resource_id, bucket_start
+        order by resource_type, resource_id, bucket_start
+        """,
+        {"start": day.start, "end": day.end},
+    )
+    graphs: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)
+    for resource_type, resource_id, bucket_start, amount in frame.iter_rows():
+        graphs[resource_type, resource_id][to_microseconds(bucket_start)] = to_femto(amount)
+    return graphs
+
+
+def _read_event_rates(
+    warehouse: Warehouse, sights: dict[int, list[Sight]], low: datetime, high: datetime
+) -> dict[int, dict[str, int]]:
+    """Add what billing events say of states to the sights; give the rates that they show."""
+    frame = warehouse.query(
+        """
+        select distinct started_at, vm_id, vm_status, usd_per_hour
+        from validated.billing_events
+        where started_at >= $low and started_at < $high
+        order by vm_id, started_at, vm_status, usd_per_hour
+        """,
+        {"low": low, "high": high},
+    )
+    rates: dict[int, dict[str, int]] = defaultdict(dict)
+    for started_at, vm_id, status, usd_per_hour in frame.iter_rows():
+        sights[vm_id].append(Sight(to_microseconds(started_at), status, is_event=True))
+        if usd_per_hour is not None:
+            rates[vm_id][status] = to_femto(usd_per_hour) // 60
+    return rates
+
+
+def _read_requests(
+    warehouse: Warehouse, low: datetime, high: datetime, day: Window
+) -> tuple[dict[int, list[Interval]], dict[int, list[int]]]:
+    """Read the in-flight intervals that touch the day, and all first bytes between `low` and `high`."""
+    requests = warehouse.query(
+        """
+        select vm_id, started_at, finished_at, first_byte_at
+        from validated.requests
+        where vm_id is not null and finished_at >= $low and started_at < $high
+        order by vm_id, first_byte_at
+        """,
+        {"low": low, "high": high},
+    )
+    busy: dict[int, list[Interval]] = defaultdict(list)
+    first_bytes: dict[int, list[int]] = defaultdict(list)
+    for vm_id, started_at, finished_at, first_byte_at in requests.iter_rows():
+        if finished_at > day.start and started_at < day.end:
+            busy[vm_id].append((to_microseconds(started_at), to_microseconds(finished_at)))
+        if first_byte_at is not None:
+            first_bytes[vm_id].append(to_microseconds(first_byte_at))
+    return busy, first_bytes
+
+
+def read_public_ip_rate(warehouse: Warehouse, end: datetime) -> int:
+    """Give the price of a public IP in femto-dollars a minute: the newest in the price book before the day's end."""
+    frame = warehouse.query(
+        """
+        select max_by(usd_per_hour, observed_at) as usd_per_hour
+        from validated.prices
+        where price_name = 'PublicIP' and observed_at < $end
+        """,
+        {"end": end},
+    )
+    price: Decimal | None = frame.item()
+    return 0 if price is None else to_femto(price) // 60
+
+
+def to_femto(usd: Decimal) -> int:
+    """Give whole femto-dollars."""
+    return int(usd.scaleb(15).to_integral_value())

@@ -1,0 +1,186 @@
+"""Hyperstack's books of one closed day, landed as one immutable raw file: what the day really cost, line by line.
+
+Owns which calls a book takes: the organisation's total, every list of lines with all its pages, AI lists where the total
+shows AI cost, and for machines that nobody looked at for a while their graph, billing events and events, so that hours
+and states can be rebuilt. Keeps to a pace of its own, apart from the minute snapshot's. What a book means is `books`',
+what follows from it `settlement`'s.
+
+Source: the vendor's API description; its limit is 500 requests a minute and address, shared by everybody behind it.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from itertools import pairwise
+from pathlib import Path
+
+from spotinference_pipeline import raw
+from spotinference_pipeline.answers import HISTORY, HISTORY_LISTS, BillingRow, read_items
+from spotinference_pipeline.books import SETTLE, Key
+from spotinference_pipeline.errors import HyperstackError, RawFileError, SettingsError
+from spotinference_pipeline.history_lists import read_history_list
+from spotinference_pipeline.hyperstack import Hyperstack, minute_of
+from spotinference_pipeline.hyperstack_rows import type_of_list
+from spotinference_pipeline.readings import read_graphs, read_lives
+from spotinference_pipeline.settlement import HOLE
+from spotinference_pipeline.warehouse import Warehouse
+from spotinference_pipeline.windows import Window, day_window, to_microseconds
+
+SECONDS_PER_REQUEST = 0.5
+"""120 requests a minute: a quarter of what the vendor allows, so that snapshots and others behind the address go on."""
+MOST_PER_MINUTE = 130
+PATIENCE_SECONDS = 120.0
+"""How long one call waits for a pause to end, as after a 429."""
+BUDGET_SECONDS = 1800.0
+"""After this time nothing more is asked: a book that takes longer is incomplete, and is fetched again another time."""
+VIRTUAL_MACHINE = "virtual-machine"
+_AI_COSTS = ("ais_token_cost", "ais_workload_cost")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What our own ledger knows of a day: the resources that cost something, and the machines that were seen all day."""
+
+    spending: frozenset[Key] = frozenset()
+    seen_vms: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What fetching one book did."""
+
+    path: Path
+    utc_day: date
+    exchanges: int
+    failed: int
+
+    @property
+    def source_file(self) -> str:
+        """Name the file as the validated tables do."""
+        return f"hyperstack/{self.path.parent.name}/{self.path.name}"
+
+
+@dataclass
+class Pace:
+    """Waits before a call until the calls before it have had their time."""
+
+    elapsed: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    taken: list[raw.Exchange] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._began = self.elapsed()
+
+    def ask(self, fetch: Callable[[], list[raw.Exchange]]) -> list[raw.Exchange]:
+        """Ask when it is time; keep and give the exchanges."""
+        wait = self._began + len(self.taken) * SECONDS_PER_REQUEST - self.elapsed()
+        if wait > 0:
+            self.sleep(wait)
+        found = fetch()
+        self.taken += found
+        return found
+
+
+def check_settled(utc_day: date, now: datetime) -> None:
+    """Refuse a day whose bills still move.
+
+    Raises: SettingsError before SETTLE after the day's end.
+    """
+    ready = day_window(utc_day).end + SETTLE
+    if now < ready:
+        raise SettingsError(
+            f"day {utc_day}: expected one that ended 2 hours ago or more, its bills move until {ready:%Y-%m-%d %H:%M} UTC; "
+            "wait until then"
+        )
+
+
+def read_known(warehouse: Warehouse, utc_day: date) -> Known:
+    """Read what our own counters say of the day, to compare the lists with, and to know of which machines to ask more."""
+    window = day_window(utc_day)
+    start, end = to_microseconds(window.start), to_microseconds(window.end)
+    graphs = {resource_id for kind, resource_id in read_graphs(warehouse, window) if kind == "vm"}
+    spending: set[Key] = set()
+    seen: set[int] = set(graphs)
+    blind: set[int] = set()
+    for life in read_lives(warehouse, window.start, window.end):
+        key = life.resource_type, life.resource_id
+        inside = [reading for reading in life.readings if start <= reading.at <= end]
+        if not life.is_excluded and inside and inside[-1].total > inside[0].total:
+            spending.add(key)
+        instants = [reading.at for reading in life.readings] + ([] if life.is_ended else [end])
+        has_hole = any(
+            high - low >= HOLE and low < end and high > start for low, high in pairwise(instants) if low < high
+        )
+        if key[0] == "vm":
+            (blind if has_hole else seen).add(key[1])
+    return Known(frozenset(spending), frozenset(seen - (blind - graphs)))
+
+
+def take(
+    hyperstack: Hyperstack,
+    raw_dir: Path,
+    clock: Callable[[], datetime],
+    utc_day: date,
+    known: Known,
+    pace: Pace | None = None,
+) -> Fetched:
+    """Fetch the day's book now and land it as one raw file; a failed call is a line in it like any other.
+
+    A list that lacks a resource which our ledger knows to have cost something is read once more: rows move between pages.
+    Raises: SettingsError when the day's bills still move; RawFileError when the file cannot be written.
+    """
+    check_settled(utc_day, clock())
+    pace = pace or Pace()
+    window, scheduled_at = day_window(utc_day), minute_of(clock())
+    total = pace.ask(lambda: hyperstack.fetch_history(scheduled_at, window.start, window.end))
+    has_ai = _shows_ai(total)
+    billed: set[Key] = set()
+    for kind, is_needed in HISTORY_LISTS.items():
+        if is_needed or has_ai:
+            billed |= _read_list(hyperstack, pace, (scheduled_at, kind, window), known)
+    for vm_id in sorted(number for kind, number in billed if kind == "vm" and number not in known.seen_vms):
+        _ask_about(hyperstack, pace, scheduled_at, vm_id, window)
+    path = raw.append_exchanges(raw_dir, pace.taken, f"books-{secrets.token_hex(4)}")
+    return Fetched(path, utc_day, len(pace.taken), sum(exchange.status not in (200, 404) for exchange in pace.taken))
+
+
+def _read_list(hyperstack: Hyperstack, pace: Pace, asked: tuple[datetime, str, Window], known: Known) -> set[Key]:
+    scheduled_at, kind, window = asked
+    resource_type = type_of_list(kind)
+    expected = {key for key in known.spending if key[0] == resource_type}
+    found: set[Key] = set()
+    for _ in range(2):
+        exchanges = pace.ask(lambda: hyperstack.fetch_history_list(scheduled_at, kind, window.start, window.end))
+        found |= {
+            (resource_type, row.attributes.infrahub_id)
+            for row in read_history_list(exchanges).rows
+            if row.attributes.infrahub_id is not None
+        }
+        if expected <= found or exchanges[-1].status not in (200, 404):
+            break
+    return found
+
+
+def _ask_about(hyperstack: Hyperstack, pace: Pace, scheduled_at: datetime, vm_id: int, window: Window) -> None:
+    """Ask how one machine's money and states lay within the day."""
+    span = window.start, window.end
+    pace.ask(lambda: hyperstack.fetch_graph(scheduled_at, VIRTUAL_MACHINE, vm_id, *span))
+    pace.ask(lambda: hyperstack.fetch_billing_events(scheduled_at, VIRTUAL_MACHINE, vm_id, *span))
+    pace.ask(lambda: hyperstack.fetch_vm_events(scheduled_at, vm_id))
+
+
+def _shows_ai(total: Iterable[raw.Exchange]) -> bool:
+    """Tell whether the organisation's total has costs of AI services."""
+    for exchange in total:
+        if exchange.status != 200:
+            continue
+        try:
+            rows = read_items(HISTORY, exchange.body_bytes() or b"")
+            amounts = [row.amounts() for row in rows if isinstance(row, BillingRow)]
+        except (HyperstackError, RawFileError, ValueError):
+            continue
+        if any(found.get(name) for found in amounts for name in _AI_COSTS):
+            return True
+    return False

@@ -1,0 +1,141 @@
+"""The commands of the books, as somebody types them."""
+
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from spotinference_pipeline import cli
+from spotinference_pipeline.errors import InvoiceError, SettingsError
+
+LINES = "line,description,category,usd,period_start,period_end\n"
+LINES += "1,all machines,vm,2880.05,2026-11-21,2026-11-23\n2,VAT,tax,10,2026-11-21,2026-11-23\n"
+
+
+class Desk:
+    """A folder with two built days of one machine at $1 a minute, and the commands as somebody types them there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            "SPOTINFERENCE_DATA_DIR": str(folder / "data"),
+            "SPOTINFERENCE_NOW": "2026-11-23T02:10:00Z",
+            "SPOTINFERENCE_MIN_SNAPSHOT_COVERAGE": "0",
+        }
+
+    def type(self, *arguments: str) -> Any:
+        return CliRunner().invoke(cli.app, list(arguments), env=self.environment)
+
+    def invoice(self, text: str = LINES) -> str:
+        path = self.folder / "invoice.csv"
+        path.write_text(text)
+        return str(path)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, lay_raw_files: Callable[..., None]) -> Desk:
+    desk = Desk(tmp_path)
+    for day in (21, 22):
+        lay_raw_files(tmp_path / "data", date(2026, 11, day))
+    assert desk.type("build", "2026-11-21..2026-11-22").exit_code == 0
+    return desk
+
+
+def test_an_invoice_is_loaded_compared_and_published(desk: Desk) -> None:
+    done = desk.type("invoice", "load", desk.invoice())
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        "invoice 2026-11-21..2026-11-22 r1: 2 lines, 2890.05 USD, loaded",
+        "billed 2880.05 USD and tax 10.00; ledger 2880.00; residual 5 cents",
+        "next: `spotinference invoice show`, then `spotinference publish`",
+    ]
+    again = desk.type("invoice", "load", desk.invoice())
+    assert again.stdout.splitlines()[0].endswith("2890.05 USD, was loaded before, nothing changed")
+    assert len(again.stdout.splitlines()) == 2
+
+
+def test_show_has_a_line_for_each_line_of_the_invoice(desk: Desk) -> None:
+    desk.type("invoice", "load", desk.invoice())
+    assert desk.type("invoice", "show").stdout.splitlines() == [
+        "invoice 2026-11-21..2026-11-22 r1, 2026-11-21..2026-11-22",
+        " line       billed       ledger    cents  what",
+        "    1      2880.05      2880.00        5  vm: all machines",
+        "    2        10.00                        tax: VAT",
+        "billed 2880.05 USD and tax 10.00; ledger 2880.00; residual 5 cents",
+    ]
+    document = json.loads(desk.type("invoice", "show", "2026-11-21..2026-11-22", "--json").stdout)
+    assert (document["residual_usd"], document["residual_cents"]) == ("0.050000000000000", 5)
+    assert document["lines"][0]["billed_usd"] == "2880.050000000"
+    assert document["lines"][0]["period_end"] == "2026-11-23"
+
+
+def test_show_of_a_long_invoice_is_one_screen_of_its_largest_residuals(desk: Desk) -> None:
+    lines = "".join(f"{n},disk,volume,{n},2026-11-21,2026-11-23\n" for n in range(3, 60))
+    desk.type("invoice", "load", desk.invoice(LINES + lines))
+    shown = desk.type("invoice", "show").stdout.splitlines()
+    assert len(shown) == 28
+    assert shown[-2] == "35 more lines with smaller residuals: --json"
+
+
+def test_a_month_of_which_only_two_days_are_built_says_so(desk: Desk) -> None:
+    desk.environment["SPOTINFERENCE_NOW"] = "2026-12-03T00:00:00Z"
+    file = desk.invoice("line,description,category,usd\n1,all,vm,2880\n")
+    done = desk.type("invoice", "load", file, "--period", "2026-11", "--number", "INV-7")
+    assert done.stdout.splitlines()[1].endswith("residual 0 cents; only 2 of its 30 days are built")
+
+
+def test_a_corrected_invoice_is_the_next_revision_and_a_rebuild_knows_both(desk: Desk) -> None:
+    desk.type("invoice", "load", desk.invoice())
+    corrected = desk.invoice(LINES.replace("2880.05", "2880"))
+    refused = desk.type("invoice", "load", corrected)
+    assert isinstance(refused.exception, InvoiceError)
+    assert "--replace" in str(refused.exception)
+    done = desk.type("invoice", "load", corrected, "--replace")
+    assert done.stdout.splitlines()[:2] == [
+        "invoice 2026-11-21..2026-11-22 r2: 2 lines, 2890 USD, loaded",
+        "billed 2880.00 USD and tax 10.00; ledger 2880.00; residual 0 cents",
+    ]
+    before = desk.type("invoice", "show", "--json").stdout
+    assert desk.type("rebuild").stdout == "10 files read, 2 days built\n"
+    assert desk.type("invoice", "show", "--json").stdout == before
+
+
+def test_an_invoice_that_was_never_loaded_is_wrong_use(desk: Desk) -> None:
+    done = desk.type("invoice", "show")
+    assert isinstance(done.exception, SettingsError)
+    assert "expected it to be loaded, found none; run `spotinference invoice load FILE.csv`" in str(done.exception)
+    desk.type("invoice", "load", desk.invoice())
+    assert "found 2026-11-21..2026-11-22" in str(desk.type("invoice", "show", "x").exception)
+
+
+@pytest.mark.parametrize("month", ["2026-13", "november", "2026-11-01", "0001-01"])
+def test_a_month_that_is_none_is_wrong_use(desk: Desk, month: str) -> None:
+    done = desk.type("invoice", "load", desk.invoice(), "--period", month)
+    assert isinstance(done.exception, SettingsError)
+    assert "expected YYYY-MM since 2015" in str(done.exception)
+
+
+def test_an_invoice_with_a_fault_leaves_nothing_behind(desk: Desk) -> None:
+    file = desk.invoice(LINES + "3,disk,volume,free,2026-11-21,2026-11-23\n")
+    done = desk.type("invoice", "load", file)
+    assert str(done.exception).startswith(f"invoice {file}: line 4, column usd: expected a decimal such as 1234.56")
+    assert not (desk.folder / "data" / "raw" / "invoices").exists()
+
+
+def test_a_publication_has_the_residual_when_its_whole_window_is_billed(desk: Desk) -> None:
+    desk.type("publish")
+    latest = desk.folder / "data" / "published" / "economics" / "latest.json"
+    assert json.loads(latest.read_text())["reconciliation"]["invoice_residual_usd"] is None
+    days = [desk.type("build", f"2026-11-{day}") for day in range(16, 21)]
+    assert {done.exit_code for done in days} == {0}
+    week = LINES.replace("2026-11-21,", "2026-11-16,")
+    desk.type("invoice", "load", desk.invoice(week.replace("2880.05", "17279.98")))
+    desk.type("publish")
+    found = json.loads(latest.read_text())
+    assert found["revision"] > 1
+    shown = json.loads(desk.type("invoice", "show", "--json").stdout)
+    assert found["reconciliation"]["invoice_residual_usd"] == shown["residual_usd"].removeprefix("-")
