@@ -94,7 +94,7 @@ class Upstream:
         return entries if isinstance(entries, list) else None
 
     async def _read(self, path: str, credentials: str | None = None) -> bytes | None:
-        with suppress(OSError, TimeoutError):
+        with suppress(OSError):
             status, content = await self.connections.fetch("GET", path, credentials=credentials)
             return content if status == 200 else None
         return None
