@@ -40,7 +40,7 @@ class ShipCalls:
 
 
 class Shipper:
-    """Ships the segments of one log folder; of several workers only the first has one."""
+    """Ships the segments of one log folder; of several workers only the first has one, and at the end their supervisor."""
 
     def __init__(
         self,
@@ -81,10 +81,17 @@ class Shipper:
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Make a last pass, at most so long; the next life ships what is left. The log should be closed before."""
-        self._is_over.set()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, seconds)
-            self._thread = None
+            await asyncio.to_thread(self.finish, seconds)
+
+    def finish(self, seconds: float = STOP_SECONDS) -> None:
+        """Make a last pass, at most so long, also of a shipper that was not started."""
+        self._is_over.set()
+        thread = self._thread or threading.Thread(target=self._repeat, name="ship", daemon=True)
+        if self._thread is None:
+            thread.start()
+        thread.join(seconds)
+        self._thread = None
 
     def ship(self) -> None:
         """Make one pass: delete what was moved a week ago, ship what is sealed, move what nobody needs here.
