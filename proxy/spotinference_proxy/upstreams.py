@@ -38,6 +38,7 @@ class Upstream:
         self.problem: str | None = None  # why it is not ready
         self.in_flight = 0
         self.turn = 0
+        self.is_being_probed = False
         self.fingerprint: str | None = None  # vLLM's system_fingerprint, constant for a process
         self.url = settings.url
         self.connections = Connections(settings.url)
@@ -54,23 +55,36 @@ class Upstream:
         return {"k": "health", **self._who(at), "ready": bool(self.is_ready)}
 
     async def probe(self) -> bool:
-        """Ask /health; return whether readiness changed."""
-        before = self.is_ready
+        """Ask /health, unless it is being asked; return whether readiness changed by the answer.
+
+        Two at once would count one slow moment twice, and tell one change twice.
+        """
+        if self.is_being_probed:
+            return False
+        self.is_being_probed = True
+        try:
+            problem = await self._ask_health()
+        finally:
+            self.is_being_probed = False
+        before = self.is_ready  # only now: a request may have lost it meanwhile
+        if problem is None:
+            self.is_ready, self.problem = True, None
+        elif not before or not 0 < self._misses < _MISSES:  # else perhaps only busy
+            self.lose(problem)
+        return self.is_ready != before
+
+    async def _ask_health(self) -> str | None:
+        """Return what is wrong with it, None if nothing; count the probes without an answer."""
         try:
             status, _ = await self.connections.fetch("GET", "/health")
         except TimeoutError:
-            self._misses += 1  # perhaps only busy
-            if not before or self._misses >= _MISSES:
-                self.lose("no answer in time")
+            self._misses += 1
+            return "no answer in time"
         except OSError as error:
-            self.lose(error.strerror or str(error))
-        else:
             self._misses = 0
-            if status == 200:
-                self.is_ready, self.problem = True, None
-            else:
-                self.lose(f"/health answers {status}")
-        return self.is_ready != before
+            return error.strerror or str(error)
+        self._misses = 0
+        return None if status == 200 else f"/health answers {status}"
 
     def lose(self, problem: str) -> None:
         """Count it as not ready; what comes back may be another version."""
@@ -112,7 +126,7 @@ class UpstreamPool:
 
     def configure(self, settings: Sequence[UpstreamSettings]) -> None:
         """Take a new list: a known URL keeps its state; one that is gone serves only until the new ones are known."""
-        known = {upstream.url: upstream for upstream in self._everyone}
+        known = {upstream.url: upstream for upstream in self.everyone}
         self.upstreams = []
         for one in settings:
             upstream = known.pop(one.url, None)
@@ -139,17 +153,17 @@ class UpstreamPool:
 
     def prune(self) -> None:
         """Close connections kept for too long."""
-        for upstream in self._everyone:
+        for upstream in self.everyone:
             upstream.connections.prune()
 
     def close(self) -> None:
         """Close every kept connection."""
-        for upstream in self._everyone:
+        for upstream in self.everyone:
             upstream.connections.prune(0)
 
-    async def probe(self) -> list[Upstream]:
-        """Probe all at once, also those that leave; return those whose readiness changed."""
-        upstreams = self._everyone
+    async def probe(self, *chosen: Upstream) -> list[Upstream]:
+        """Probe those chosen, else all, also those that leave, at once; return those whose readiness changed."""
+        upstreams = chosen or self.everyone
         changes = await asyncio.gather(*(one.probe() for one in upstreams))
         if self._is_known:
             done = [one for one in self._leaving if not one.in_flight]
@@ -159,7 +173,8 @@ class UpstreamPool:
         return [one for one, is_changed in zip(upstreams, changes, strict=True) if is_changed]
 
     @property
-    def _everyone(self) -> list[Upstream]:
+    def everyone(self) -> list[Upstream]:
+        """The upstreams, and those that are not in the list any more but still have requests."""
         return [*self.upstreams, *self._leaving]
 
     @property
