@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from spotinference_proxy.answers import Answer, json_answer
 from spotinference_proxy.connections import Connections
 from spotinference_proxy.engine_metrics import parse_counters
 from spotinference_proxy.record import Row, render_instant
@@ -92,26 +93,28 @@ class Upstream:
 
     async def engine_row(self, clock: Callable[[], datetime]) -> Row | None:
         """Scrape /metrics; return the `engine` row, or None when it does not answer."""
-        page = await self._read("/metrics")
-        if page is None:
+        status, page = await self._fetch("/metrics")
+        if status != 200:
             return None
         return {"k": "engine", **self._who(clock()), **parse_counters(page.decode("utf-8", "replace"))}
 
-    async def fetch_models(self, credentials: str | None) -> list[Any] | None:
-        """Return the entries of /v1/models; None when it does not give them."""
-        content = await self._read("/v1/models", credentials)
+    async def fetch_models(self, credentials: str | None) -> list[Any] | Answer | None:
+        """Return the entries of /v1/models, or its refusal (401 and the like); None when it gives neither."""
+        status, content = await self._fetch("/v1/models", credentials)
         try:
-            answer = msgspec.json.decode(content or b"null")
+            answer = msgspec.json.decode(content)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        entries = answer.get("data") if isinstance(answer, dict) else None
+        if 400 <= status < 500:
+            return Answer(status, content, [("content-type", "application/json")])
+        entries = answer.get("data") if isinstance(answer, dict) and status == 200 else None
         return entries if isinstance(entries, list) else None
 
-    async def _read(self, path: str, credentials: str | None = None) -> bytes | None:
+    async def _fetch(self, path: str, credentials: str | None = None) -> tuple[int, bytes]:
+        """Return status and body of an answer; 0 when there is none."""
         with suppress(OSError):
-            status, content = await self.connections.fetch("GET", path, credentials=credentials)
-            return content if status == 200 else None
-        return None
+            return await self.connections.fetch("GET", path, credentials=credentials)
+        return 0, b""
 
     def _who(self, at: datetime) -> dict[str, Any]:
         return {"at": render_instant(at), "vm_id": self.settings.vm_id, "upstream": self.url}
@@ -187,15 +190,15 @@ class UpstreamPool:
         rows = await asyncio.gather(*(one.engine_row(clock) for one in self.upstreams if one.is_ready))
         return [row for row in rows if row is not None]
 
-    async def merged_models(self, credentials: str | None = None) -> dict[str, Any] | None:
-        """Return one list of the models of all ready upstreams, each once; None when nobody gives any list.
+    async def merged_models(self, credentials: str | None = None) -> Answer | None:
+        """Return one list of the models of all ready upstreams, each once; without any list the first refusal, if any.
 
         `credentials` are the client's own, for upstreams that have none from us.
         """
-        asked = [one.fetch_models(credentials) for one in self.upstreams if one.is_ready]
-        lists = [found for found in await asyncio.gather(*asked) if found is not None]
+        answers = await asyncio.gather(*(one.fetch_models(credentials) for one in self.upstreams if one.is_ready))
+        lists = [found for found in answers if isinstance(found, list)]
         if not lists:
-            return None
+            return next((found for found in answers if isinstance(found, Answer)), None)
         entries = [entry for found in lists for entry in found if isinstance(entry, dict)]
         named = {entry["id"]: entry for entry in entries if isinstance(entry.get("id"), str)}
-        return {"object": "list", "data": list(named.values())}
+        return json_answer(200, {"object": "list", "data": list(named.values())})
