@@ -20,7 +20,7 @@ from spotinference_pipeline.batch import Batch, to_frame
 from spotinference_pipeline.request_log import SEGMENT_NAME, read_segment
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse
-from spotinference_pipeline.windows import days_between
+from spotinference_pipeline.windows import ONE_DAY, days_between
 
 FILES_PER_BATCH = 48
 _FILE_SCHEMA = {
@@ -173,7 +173,11 @@ def _counts(batch: Batch, file: str) -> tuple[int, int, int, int, int]:
 def _days(frame: pl.DataFrame) -> set[date]:
     """Give the UTC days that the rows are about."""
     names = [name for name in ("observed_at", "terminated_at", "started_at", "finished_at") if name in frame.columns]
-    return {day for name in names for day in frame[name].drop_nulls().dt.date().unique()}
+    days = {day for name in names for day in frame[name].drop_nulls().dt.date().unique()}
+    if "window_start" in frame.columns:
+        of_one_day = frame.filter(pl.col("window_end") - pl.col("window_start") == ONE_DAY)
+        days |= set(of_one_day["window_start"].dt.date().unique())
+    return days
 
 
 def _days_of_gap(warehouse: Warehouse, batch: Batch) -> set[date]:

@@ -586,13 +586,18 @@ class SimulatedDays:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._scenario = Scenario.generate(7, self.first, len(self.days))
+        self.scenario = self._scenario = Scenario.generate(7, self.first, len(self.days))
         lay_down_raw(self._scenario, folder, self._scenario.end_s + 900)
         lay_down_log(self._scenario, folder / "request_log", self._scenario.end_s + 900)
 
     def copy_to(self, data_dir: Path) -> Path:
         """Put the raw files and the log where a pipeline finds them; they are immutable, so links do."""
         return shutil.copytree(self._folder, data_dir, copy_function=os.link)
+
+    def day_truth(self, utc_day: date) -> dict[str, Any]:
+        """What the simulator knows to be true of one day."""
+        figures: dict[str, Any] = truth(self._scenario, utc_day)["days"][utc_day.isoformat()]
+        return figures
 
     def truth(self, utc_day: date) -> dict[str, Any]:
         """What the simulator knows to be true of the seven days that end with the day, as they are published."""
