@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from spotinference_pipeline import backfill, ledger, transform, validated
+from spotinference_pipeline import backfill, ledger, transform, validated, wakes
 from spotinference_pipeline.errors import WarehouseError
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_scratch
@@ -57,7 +57,7 @@ def test_building_fills_every_table_and_breaks_no_rule(three_days: Warehouse) ->
 
 
 def test_the_numbers_of_rows_are_told(three_days: Warehouse) -> None:
-    assert transform.build_rollups(three_days, DAY).keys() == {*ledger.TABLES, *transform.ROLLUPS}
+    assert transform.build_rollups(three_days, DAY).keys() == {*ledger.TABLES, *wakes.TABLES, *transform.ROLLUPS}
     told = transform.build_metrics(three_days, DAY)
     assert list(told) == list(transform.METRICS)
     assert told["metric.cost_parts"] == 8
