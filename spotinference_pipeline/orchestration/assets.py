@@ -152,7 +152,9 @@ def _ledger(
 ) -> dg.AssetsDefinition:
     upstream = [
         "validated.billing_snapshots",
-        *sorted(BOOKS_TABLES),
+        "validated.billing_history",
+        "validated.billing_graphs",
+        "validated.billing_events",
         "validated.vm_states",
         "validated.requests",
         "validated.prices",
