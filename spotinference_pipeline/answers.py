@@ -168,13 +168,22 @@ def read_items(endpoint: str, content: bytes) -> list[Item | BadItem]:
     Endpoints that the pipeline keeps but does not read give no items.
     Raises: HyperstackError when the answer as a whole cannot be read: not JSON, no wrapper, `status` false.
     """
+    item_type, raws = raw_items(endpoint, content)
+    decoder = _DECODERS.get(item_type)
+    return [] if decoder is None else [_read_item(decoder, position, raw) for position, raw in enumerate(raws)]
+
+
+def raw_items(endpoint: str, content: bytes) -> tuple[type, list[msgspec.Raw]]:
+    """Take an answer apart: the type of its items, and the bytes of each; none where nothing is read.
+
+    Raises: HyperstackError when the answer as a whole cannot be read.
+    """
     reader = _reader(endpoint)
     if reader is None:
         _decode(content, msgspec.Raw)
-        return []
+        return object, []
     wrapper, item_type = reader
-    decoder = _DECODERS[item_type]
-    return [_read_item(decoder, position, raw) for position, raw in enumerate(wrapper(content))]
+    return item_type, wrapper(content)
 
 
 def is_empty_list(endpoint: str, content: bytes) -> bool:

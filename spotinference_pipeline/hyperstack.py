@@ -28,7 +28,7 @@ from spotinference_pipeline.answers import (
 from spotinference_pipeline.errors import HyperstackError
 from spotinference_pipeline.history_lists import UNPAGED, identities, is_full
 from spotinference_pipeline.http_get import ANSWER_SECONDS, HttpGet
-from spotinference_pipeline.pacing import KEPT_FOR_RETRIES, Pace, describe, was_asked
+from spotinference_pipeline.pacing import KEPT_FOR_RETRIES, Pace, describe, is_settled, was_asked
 from spotinference_pipeline.raw import Exchange, Pause
 
 READS = re.compile(
@@ -209,7 +209,7 @@ class Hyperstack:
                     taken.append(
                         self._unasked(scheduled_at, endpoint, query) or self._ask(scheduled_at, endpoint, query)
                     )
-                    if taken[-1].status in RETRYABLE_STATUSES or _is_silent(taken[-1]):
+                    if _is_worth_another_try(taken[-1]):
                         raise _TryAgainError  # noqa: TRY301
         except _TryAgainError:
             pass
@@ -257,8 +257,11 @@ class Hyperstack:
         return None
 
 
-def _is_silent(exchange: Exchange) -> bool:
-    return exchange.status is None and was_asked(exchange)
+def _is_worth_another_try(exchange: Exchange) -> bool:
+    """Tell whether another try may do better: no answer, one that says so, or a page that is none of this API's."""
+    if exchange.status == 200:
+        return not is_settled(exchange)
+    return exchange.status in RETRYABLE_STATUSES or (exchange.status is None and was_asked(exchange))
 
 
 def minute_of(instant: datetime) -> datetime:

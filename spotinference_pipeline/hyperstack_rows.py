@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from spotinference_pipeline import answers
 from spotinference_pipeline.batch import Batch
 from spotinference_pipeline.errors import HyperstackError, RawFileError
 from spotinference_pipeline.raw import Exchange
+from spotinference_pipeline.schema_drift import unknown_fields
 from spotinference_pipeline.windows import parse_instant
 
 EXCHANGE_SCHEMA = {
@@ -29,6 +31,8 @@ EXCHANGE_SCHEMA = {
     "is_good": pl.Boolean,
     "items": pl.Int64,
     "problem": pl.String,
+    "clock_skew_seconds": pl.Int64,
+    "schema_drift": pl.String,
     "source_file": pl.String,
     "source_line": pl.Int64,
 }
@@ -52,8 +56,8 @@ _REASON = re.compile(r"(\w+?)(Request|Success|Failed)")
 
 def add_exchange(batch: Batch, exchange: Exchange, file: str, line: int) -> tuple[Any, ...]:
     """Add an exchange's items to the batch; give its own row for `validated.exchanges`."""
-    problem, items = exchange.error, None
-    if exchange.status == 404 and answers.is_empty_list(exchange.endpoint, exchange.body_bytes() or b""):
+    problem, items, drift = exchange.error, None, None
+    if exchange.status == 404 and _is_empty_list(exchange):
         items = 0
     elif exchange.status is not None and exchange.status != 200:
         problem = f"status {exchange.status}"
@@ -66,7 +70,7 @@ def add_exchange(batch: Batch, exchange: Exchange, file: str, line: int) -> tupl
             problem = str(error)
             batch.refuse(file, line, "body", "validated.exchanges", problem, content)
         else:
-            items = len(found)
+            items, drift = len(found), ", ".join(unknown_fields(exchange.endpoint, content)) or None
             for position, item in enumerate(found):
                 _add_item(batch, exchange, item, (file, line), position)
     batch.keep(file)
@@ -76,12 +80,30 @@ def add_exchange(batch: Batch, exchange: Exchange, file: str, line: int) -> tupl
         exchange.endpoint,
         "&".join(f"{name}={text}" for name, text in exchange.query.items()),
         exchange.status,
-        problem is None,
+        exchange.status is not None and problem is None,
         items,
         problem,
+        clock_skew_seconds(exchange),
+        drift,
         file,
         line,
     )
+
+
+def _is_empty_list(exchange: Exchange) -> bool:
+    try:
+        return answers.is_empty_list(exchange.endpoint, exchange.body_bytes() or b"")
+    except RawFileError:
+        return False
+
+
+def clock_skew_seconds(exchange: Exchange) -> int | None:
+    """Give how far the vendor's clock is ahead of ours, by its `Date` header; None where there is none that can be read."""
+    try:
+        told = parsedate_to_datetime(exchange.date or "")
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return round((answers.utc(told) - exchange.observed_at).total_seconds())
 
 
 def status_of_event(reason: str) -> str | None:

@@ -29,8 +29,8 @@ FAILURES_TO_PAUSE = 4
 """One minute's calls, all failed."""
 REFUSALS_TO_PAUSE = 3
 TOO_MANY_REQUESTS = 429
-SETTLED_STATUSES = frozenset({200, 400, 403, 404})
-"""The question was answered, be it with no: asking again brings nothing else."""
+_SETTLED_STATUSES = frozenset({200, 400, 403, 404})
+_JSON_ENDS = frozenset({"{}", "[]"})
 LIMITED, FAILING, REFUSED = "limited", "failing", "refused"
 _WORDS = {
     LIMITED: "Hyperstack asked for fewer requests (429)",
@@ -73,9 +73,8 @@ class Pace:
         pause = self._pause
         if pause is None or not pause.began_at <= now < pause.ends_at:
             return None
-        if pause.why == REFUSED and self._key_changed_at is not None and self._key_changed_at > pause.began_at:
-            return None
-        return pause
+        has_new_key = self._key_changed_at is not None and pause.began_at < self._key_changed_at <= now
+        return None if pause.why == REFUSED and has_new_key else pause
 
     def has_room(self, now: datetime, kept: int = 0) -> bool:
         """Tell whether the minute that ends now leaves room for one more request, `kept` of them being left to others."""
@@ -104,26 +103,34 @@ class Pace:
             self._refusals += 1
             if self._refusals >= REFUSALS_TO_PAUSE:
                 self._begin(REFUSED, at, LONGEST_PAUSE, self._refusals)
-        elif status in SETTLED_STATUSES:
+        elif is_settled(exchange):
             self._failures = self._refusals = 0
             self._pause = None
         else:
             self._failures += 1
-            growing = ONE_MINUTE * 2 ** min(self._failures - FAILURES_TO_PAUSE, 10)
+            growing = min(ONE_MINUTE * 2 ** min(self._failures - FAILURES_TO_PAUSE, 10), LONGEST_PAUSE)
             if status == TOO_MANY_REQUESTS:
-                asked_for = read_retry_after(exchange) or timedelta()
+                asked_for = read_retry_after(exchange) or ONE_MINUTE
                 self._begin(LIMITED, at, max(ONE_MINUTE, growing, asked_for), self._failures)
             elif self._failures >= FAILURES_TO_PAUSE:
                 self._begin(FAILING, at, growing, self._failures)
 
     def _begin(self, why: str, at: datetime, length: timedelta, failures: int) -> None:
-        longest = LONGEST_RETRY_AFTER if why == LIMITED else LONGEST_PAUSE
-        self._pause = Pause(why=why, began_at=at, ends_at=at + min(length, longest) + jitter(at), failures=failures)
+        self._pause = Pause(why=why, began_at=at, ends_at=at + length + jitter(at), failures=failures)
 
 
 def was_asked(exchange: Exchange) -> bool:
     """Tell whether a request was sent; lines of calls that were left out say so."""
     return not (exchange.error or "").startswith("not asked: ")
+
+
+def is_settled(exchange: Exchange) -> bool:
+    """Tell whether the question was answered by the API itself, be it with no: asking again brings nothing else.
+
+    Looks at the ends of the body only: pages of gateways and answers cut short are none; what is in it is for `answers`.
+    """
+    text = (exchange.body or "").strip()
+    return exchange.status in _SETTLED_STATUSES and text[:1] + text[-1:] in _JSON_ENDS
 
 
 def describe(pause: Pause) -> str:

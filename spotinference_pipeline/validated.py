@@ -36,6 +36,17 @@ _FILE_SCHEMA = {
 }
 _KEYS = {
     "validated.billing_snapshots": ("resource_type", "resource_id", "observed_at"),
+    "validated.billing_history": (
+        "resource_type",
+        "billing_id",
+        "resource_id",
+        "figure",
+        "window_start",
+        "window_end",
+        "observed_at",
+    ),
+    "validated.credit_balances": ("observed_at",),
+    "validated.prices": ("price_name", "observed_at"),
     "validated.vm_states": ("vm_id", "source", "observed_at", "reason"),
     "validated.requests": ("request_id",),
     "validated.request_begins": ("request_id",),

@@ -31,10 +31,16 @@ create table if not exists validated.exchanges (
     is_good boolean not null,
     items bigint,
     problem varchar,
+    clock_skew_seconds bigint,
+    schema_drift varchar,
     source_file varchar not null,
     source_line bigint not null
 );
 comment on column validated.exchanges.is_good is 'answered 200 and read as a whole';
+comment on column validated.exchanges.clock_skew_seconds is
+'Hyperstack''s clock minus ours, by the Date header; null without one';
+comment on column validated.exchanges.schema_drift is
+'names of fields that this version does not know; their items are read all the same';
 
 -- One row per resource and observation of its running counters.
 create table if not exists validated.billing_snapshots (

@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 import polars as pl
 import pytest
+import stamina
 import uvloop
 from spotinference_proxy.app import Proxy
 from spotinference_proxy.record import parse_line
@@ -55,6 +56,13 @@ _PLAUSIBLE = {
     "BOOLEAN": False,
 }
 """What a column that may not be null holds where a test does not say; decimals are 0."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting() -> Iterator[None]:
+    """Second tries without pause, as many as the code asks for."""
+    with stamina.set_testing(True, attempts=100, cap=True):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The command line: what each command prints, and its exit code (0 done, 1 failed, 2 wrong use, 3 a gate says no)."""
 
+import fcntl
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from datetime import date
+from datetime import date, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -281,9 +282,12 @@ class Refuses(Answers):
     status = 401
 
 
-@pytest.mark.parametrize(("handler", "code", "failed"), [(Answers, 0, "0 failed"), (Refuses, 3, "7 failed")])
+@pytest.mark.parametrize(
+    ("handler", "code", "said"),
+    [(Answers, 0, "6 answers, 0 failed, 2 left out"), (Refuses, 1, "3 answers, 3 failed, 5 left out")],
+)
 def test_a_snapshot_lands_a_file_and_says_how_many_answers_failed(
-    tmp_path: Path, handler: type[Answers], code: int, failed: str
+    tmp_path: Path, handler: type[Answers], code: int, said: str
 ) -> None:
     desk = Desk(tmp_path)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -294,10 +298,47 @@ def test_a_snapshot_lands_a_file_and_says_how_many_answers_failed(
         done = desk.type("snapshot", **key)
         server.shutdown()
         thread.join()
-    assert done.exit_code == code
+    assert done.exit_code == code, done.stdout
     (landed,) = (tmp_path / "raw" / "hyperstack").rglob("*.jsonl")
-    assert done.stdout == f"{landed}: 7 answers, {failed}\n"
-    assert "not-a-real-key" not in landed.read_text() + done.stdout
+    assert done.stdout == f"{landed}: {said}\n"
+    assert "not-a-real-key" not in landed.read_text() + done.stdout + done.stderr
+
+
+def test_F056_a_refused_key_ends_with_1_once_and_with_3_while_the_pause_lasts(tmp_path: Path) -> None:
+    desk, codes, said = Desk(tmp_path), [], []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        (tmp_path / "key").write_text("not-a-real-key")
+        key = {"SPOTINFERENCE_HYPERSTACK_URL": url, "SPOTINFERENCE_HYPERSTACK_API_KEY_FILE": str(tmp_path / "key")}
+        for minute, written in ((0, "01:00"), (1, "01:00"), (2, "02:01")):
+            seconds = datetime.fromisoformat(f"2026-11-23T{written}:30Z").timestamp()
+            os.utime(tmp_path / "key", (seconds, seconds))
+            done = desk.type("snapshot", SPOTINFERENCE_NOW=f"2026-11-23T02:0{minute}:00Z", **key)
+            codes.append(done.exit_code)
+            said.append((done.stdout.partition(": ")[2].strip(), done.stderr.strip()))
+        server.shutdown()
+        thread.join()
+    assert codes == [1, 3, 3]
+    assert said[0][1].endswith("write a new key, or give this one the right to read billing")
+    assert said[1][0].startswith("0 answers, 0 failed")
+    assert said[1][1].startswith("spotinference: Hyperstack refuses the key (401 or 403): asked again from 2026-")
+    assert said[2][0].startswith("1 answers, 1 failed"), "a new key is tried at once"
+
+
+def test_a_snapshot_beside_a_running_one_ends_with_0_and_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "raw" / "hyperstack"
+    folder.mkdir(parents=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = Desk(tmp_path).type("snapshot", SPOTINFERENCE_HYPERSTACK_API_KEY="not-a-real-key")
+    finally:
+        os.close(lock)
+    assert done.exit_code == 0
+    assert "another snapshot is running" in done.stderr
+    assert list(folder.iterdir()) == []
 
 
 def test_a_missing_key_is_wrong_use(tmp_path: Path) -> None:

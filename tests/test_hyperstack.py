@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx
 import pytest
-import stamina
 
 from spotinference_pipeline import answers, http_get, hyperstack, raw
 from spotinference_pipeline.errors import HyperstackError
@@ -34,13 +33,6 @@ class Ticking:
     def __call__(self) -> datetime:
         self.now += timedelta(seconds=1)
         return self.now
-
-
-@pytest.fixture(autouse=True)
-def no_waiting() -> Iterator[None]:
-    """Retries without pause, as many as the code asks for."""
-    with stamina.set_testing(True, attempts=100, cap=True):
-        yield
 
 
 def client(handler: Handler, **options: Any) -> Hyperstack:
@@ -229,12 +221,13 @@ def test_an_endless_body_is_refused_at_the_limit() -> None:
     assert body.given == http_get.BODY_LIMIT_BYTES + 2**23
 
 
-def test_a_body_that_is_no_text_is_kept() -> None:
-    handle, _ = answering(answer(200, b"\xff\x00"))
+def test_F043_a_body_that_is_no_text_or_cut_short_is_kept_and_asked_for_once_more() -> None:
+    handle, _ = answering(answer(200, b"\xff\x00"), answer(200, b'{"data":['), answer(200, b'{"data":[]}'))
     with client(handle) as api:
-        (exchange,) = api.fetch_usage(MINUTE)
-    assert exchange.body is None
-    assert exchange.body_bytes() == b"\xff\x00"
+        binary, cut, whole = api.fetch_usage(MINUTE)
+    assert binary.body is None
+    assert binary.body_bytes() == b"\xff\x00"
+    assert (cut.body, whole.body) == ('{"data":[', '{"data":[]}')
 
 
 def test_what_is_no_failure_of_the_call_is_not_swallowed() -> None:

@@ -17,7 +17,8 @@ JITTER = timedelta(seconds=pacing.JITTER_SECONDS)
 
 def exchange(at: datetime, status: int | None = 200, endpoint: str = answers.USAGE, **changes: Any) -> raw.Exchange:
     values = {"scheduled_at": at, "started_at": at, "finished_at": at, "endpoint": endpoint, "query": {}}
-    return raw.Exchange(**(values | {"status": status} | changes))
+    body = {} if status is None else raw.body_members(b'{"status": true}')
+    return raw.Exchange(**(values | {"status": status} | body | changes))
 
 
 def left_out(at: datetime, pause: raw.Pause | None) -> raw.Exchange:
@@ -36,7 +37,8 @@ def length(pace: Pace, now: datetime) -> timedelta:
     """How long the pause that now begins is, without its jitter, in whole minutes."""
     pause = pace.pause_at(now)
     assert pause is not None
-    assert pause.ends_at - pause.began_at - JITTER <= (whole := (pause.ends_at - pause.began_at) // MINUTE * MINUTE)
+    whole = (pause.ends_at - pause.began_at) // MINUTE * MINUTE
+    assert pause.ends_at - pause.began_at - JITTER <= whole
     return whole
 
 
@@ -96,6 +98,15 @@ def test_an_answer_that_says_no_is_an_answer(status: int) -> None:
     assert pace.pause_at(now) is None
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>", b'{"data": [', b"\xff{}", b"}{", b"null"])
+def test_F043_an_answer_that_is_none_counts_as_a_failure(content: bytes) -> None:
+    pace = Pace()
+    body = {"body": None, "sha256": None} | raw.body_members(content)
+    for second in range(4):
+        pace.learn(exchange(NOON + second * SECOND, 200, **body))
+    assert length(pace, NOON + 3 * SECOND) == MINUTE
+
+
 def test_F056_after_three_refusals_in_a_row_the_key_is_tried_every_quarter_of_an_hour() -> None:
     assert not pace_after(401, 403, 200, 401, 403)[0].is_refused
     pace, now = pace_after(401, 403, 401)
@@ -112,9 +123,15 @@ def test_F056_a_key_that_is_newer_than_its_refusal_is_tried_at_once() -> None:
     old, now = pace_after(401, 401, 401, key_changed_at=NOON - MINUTE)
     assert old.pause_at(now + MINUTE)
     new, now = pace_after(401, 401, 401, key_changed_at=NOON + MINUTE)
-    assert new.pause_at(now + MINUTE) is None
+    assert new.pause_at(now + 2 * MINUTE) is None
     new.learn(exchange(now + 2 * MINUTE, 401))
     assert new.pause_at(now + 2 * MINUTE), "and once only"
+
+
+def test_F056_a_file_from_the_future_is_no_new_key_yet() -> None:
+    pace, now = pace_after(401, 401, 401, key_changed_at=NOON + 5 * MINUTE)
+    assert pace.pause_at(now + MINUTE)
+    assert pace.pause_at(now + 6 * MINUTE) is None
 
 
 def test_F056_a_new_key_ends_no_pause_that_is_not_about_the_key() -> None:

@@ -116,6 +116,19 @@ def test_the_members_of_a_line_are_those_of_the_documentation(words: Any) -> Non
     }
 
 
+def test_what_a_line_says_only_now_and_then_survives_being_written_and_read(words: Any) -> None:
+    pause = raw.Pause(why="failing", began_at=words.at("09:59"), ends_at=words.at("10:14"), failures=9)
+    exchange = words.exchange("/pricebook", None, retry_after="120", pause=pause)
+    line = raw.encode_exchange(exchange)
+    assert read(line) == [exchange]
+    assert msgspec.json.decode(line)["pause"] == {
+        "why": "failing",
+        "began_at": "2026-11-22T09:59:00.000000Z",
+        "ends_at": "2026-11-22T10:14:00.000000Z",
+        "failures": 9,
+    }
+
+
 def test_an_observation_is_from_the_middle_of_its_request(words: Any) -> None:
     assert words.exchange("/pricebook", b"[]", "10:00:30").observed_at == words.at("10:00:30.5")
 

@@ -1,5 +1,6 @@
 """Settings from the environment and a TOML file."""
 
+import os
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -197,3 +198,14 @@ def test_a_key_that_no_header_can_carry_is_refused_unquoted(tmp_path: Path, cont
     with pytest.raises(SettingsError, match="expected one line of printable ASCII") as refused:
         found.api_key()
     assert "lines" not in str(refused.value)
+
+
+def test_a_key_file_tells_when_it_was_last_written_and_a_key_of_the_environment_does_not(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(SECRET)
+    os.utime(file, (1_800_000_000, 1_800_000_000))
+    from_file = settings.read({"SPOTINFERENCE_HYPERSTACK_API_KEY_FILE": str(file)})
+    assert from_file.key_changed_at() == datetime(2027, 1, 15, 8, tzinfo=UTC)
+    file.unlink()
+    assert from_file.key_changed_at() is None
+    assert settings.read({"SPOTINFERENCE_HYPERSTACK_API_KEY": SECRET}).key_changed_at() is None

@@ -2,14 +2,12 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import stamina
 
 from spotinference_pipeline import raw, snapshot
 from spotinference_pipeline.errors import RawFileError, SnapshotRunningError
@@ -42,7 +40,7 @@ class Vendor:
         name = path if deleted is None else f"{path} deleted={deleted}"
         self.asked.append(name)
         if name in self.failing:
-            return httpx.Response(self.failure, stream=httpx.ByteStream(b"<h1>no</h1>"))
+            return httpx.Response(self.failure, stream=httpx.ByteStream(b'{"status": false}'))
         return httpx.Response(200, stream=httpx.ByteStream(self._content(path, deleted)))
 
     def _content(self, path: str, deleted: str | None) -> bytes:
@@ -77,12 +75,6 @@ class Vendor:
 @pytest.fixture
 def vendor(words: Any, tmp_path: Path) -> Vendor:
     return Vendor(words, tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def no_waiting() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=100, cap=True):
-        yield
 
 
 def test_the_first_snapshots_ask_for_everything_two_calls_beside_the_four_at_a_time(vendor: Vendor) -> None:

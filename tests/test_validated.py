@@ -120,7 +120,7 @@ def test_F012_a_copy_in_the_same_batch_adds_only_repeats(desk: Any, words: Any, 
         desk.land(*whole_minute(words))
     done = desk.ingest()
     assert (desk.count("requests"), desk.count("billing_snapshots"), desk.count("vm_states")) == (1, 1, 3)
-    assert done.rows_repeated == 5 + 3
+    assert done.rows_repeated == 5 + 3 + 3
     assert done.rows_quarantined == 0
     assert_adds_up(desk)
 
