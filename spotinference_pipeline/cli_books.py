@@ -1,4 +1,4 @@
-"""The commands of the books: invoices. What each does is the stages'; here are their options and what they print."""
+"""The commands of the books: invoices and exports. What each does is the stages'; here are their options and what they print."""
 
 import json
 from collections.abc import Callable
@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from spotinference_pipeline import invoices, validated
+from spotinference_pipeline import focus, invoices, validated
 from spotinference_pipeline.errors import SettingsError
 from spotinference_pipeline.invoices import Comparison, Given
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import open_warehouse
-from spotinference_pipeline.windows import ONE_DAY, parse_month
+from spotinference_pipeline.windows import ONE_DAY, parse_days, parse_month
 
 SCREEN_LINES = 24
 """Most lines of an invoice that are shown to a person; the largest residuals, if there are more."""
@@ -25,6 +25,9 @@ Month = Annotated[
 Replace = Annotated[
     bool, typer.Option("--replace", help="this file corrects the invoice: keep it as its next revision")
 ]
+Days = Annotated[str, typer.Argument(metavar="DAY[..DAY]", help="built UTC days, such as 2026-11-01..2026-11-30")]
+Folder = Annotated[Path, typer.Option("--to", help="folder for the two files")]
+Account = Annotated[str, typer.Option(help="BillingAccountId: your organisation's number at Hyperstack")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -44,6 +47,26 @@ def add_commands(app: typer.Typer, read_settings: Callable[[], Settings]) -> Non
         _show(read_settings(), number, as_json=as_json)
 
     app.add_typer(invoice, name="invoice")
+    export = typer.Typer(no_args_is_help=True, help="Write what was spent for other programs.")
+
+    @export.callback()
+    def every_export() -> None:
+        """Write what was spent for other programs."""
+
+    @export.command(name="focus")
+    def export_focus(days: Days, to: Folder, account: Account = "hyperstack") -> None:
+        """Write the spend of built UTC days as FOCUS 1.2, Parquet and CSV; docs/focus.md has the columns."""
+        _export_focus(read_settings(), days, to, account)
+
+    app.add_typer(export, name="export")
+
+
+def _export_focus(settings: Settings, days: str, folder: Path, account: str) -> None:
+    with open_warehouse(settings.warehouse_path) as warehouse:
+        done = focus.export(warehouse, parse_days(days), folder, account)
+    for path in done.files:
+        print(path)
+    print(f"{done.rows} charges, {done.billed_usd} USD")
 
 
 def _load(settings: Settings, given: Given) -> None:

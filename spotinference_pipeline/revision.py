@@ -19,6 +19,7 @@ SCHEMA_VERSION = 1
 METHOD_VERSION = 1
 KINDS = ("busy", "idle", "cold_start", "parked", "storage", "network", "other", "credit")
 BOUND_UNIT = Decimal("0.000001")
+_RANKS = {"reconciled": 1, "final": 2}
 _CENT = Decimal("0.01")
 _SHOWN_COVERAGE = Decimal("0.0001")
 _BOOKKEEPING = ("revision", "reason", "published_at", "previous")
@@ -87,9 +88,9 @@ def build_document(utc_day: date, facts: Facts, terms: Terms, last_good_day: str
             "token": None,
         },
         "reconciliation": {
-            "days_reconciled": 0,
-            "residual_usd": None,
-            "unattributed_usd": None,
+            "days_reconciled": facts.figures["days_reconciled"],
+            "residual_usd": _text(facts.figures["residual_usd"]),
+            "unattributed_usd": _text(facts.figures["unattributed_usd"]),
             "invoice_residual_usd": _text(facts.invoice_residual_usd),
         },
         "compared_with": [],
@@ -138,7 +139,7 @@ def _text(figure: Decimal | None) -> str | None:
 def _status(facts: Facts, terms: Terms, last_good_day: str | None) -> tuple[str, str | None]:
     last = f"the last good day is {last_good_day}" if last_good_day else "there is no good day yet"
     coverage = facts.figures["snapshot_coverage_ratio"]
-    if coverage < terms.min_snapshot_coverage:
+    if not _is_reconciled(facts) and coverage < terms.min_snapshot_coverage:
         least = terms.min_snapshot_coverage
         seen = coverage.quantize(_SHOWN_COVERAGE, ROUND_FLOOR)
         return "withheld", f"snapshots cover {seen} of the window's minutes, {least} are needed; {last}"
@@ -146,7 +147,15 @@ def _status(facts: Facts, terms: Terms, last_good_day: str | None) -> tuple[str,
         return "withheld", f"no billed resource is known in the window; {last}"
     if not facts.cost["served_tokens"]:
         return "withheld", f"no tokens were served in the window; {last}"
-    return "provisional", None
+    if not _is_reconciled(facts):
+        return "provisional", None
+    return "final" if facts.figures["days_final"] == TRAILING_DAYS else "reconciled", None
+
+
+def _is_reconciled(facts: Facts) -> bool:
+    """Tell whether every day of the window costs what Hyperstack's books say: then no snapshot is needed for that."""
+    days: int = facts.figures["days_reconciled"]
+    return days == TRAILING_DAYS
 
 
 def _bounds(facts: Facts) -> dict[str, str | None]:
@@ -180,9 +189,12 @@ def _caveats(facts: Facts, terms: Terms) -> list[str]:
     caveats = [
         "One blended figure for the whole fleet and all models: prompt, cached and completion tokens count alike.",
         "It contains idle time, cold starts, parked machines, storage, public IPs and credits; not tax, traffic or people.",
-        "Not yet reconciled with Hyperstack's billing history: it rests on the running counters alone.",
         "No comparison with hosted APIs is made yet: this page cannot say whether they would be cheaper.",
     ]
+    if not _is_reconciled(facts):
+        days = facts.figures["days_reconciled"]
+        rests = "it rests on the running counters alone" if not days else f"{days} of {TRAILING_DAYS} days are"
+        caveats.insert(2, f"Not yet reconciled with Hyperstack's billing history: {rests}.")
     if unmeasured := facts.figures["unmeasured_requests"]:
         caveats.append(
             f"{unmeasured:,} of {facts.cost['requests']:,} requests ended without vLLM's final usage: tokens it did not "
@@ -208,6 +220,8 @@ def _reason(document: Document, newest: Document | None) -> str:
         return "method_change"
     if document["tokens"] != newest["tokens"] or document["requests"] != newest["requests"]:
         return "late_logs"
+    if _RANKS.get(document["status"], 0) > _RANKS.get(newest["status"], 0):
+        return "reconciled"
     if document["paid_usd"] != newest["paid_usd"] or document["coverage"] != newest["coverage"]:
         return "late_billing"
     return "correction"

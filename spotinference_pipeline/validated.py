@@ -193,6 +193,9 @@ def _days(frame: pl.DataFrame) -> set[date]:
     if "period_end" in frame.columns:
         for start, end in frame.select("period_start", "period_end").unique().iter_rows():
             days |= set(days_between(start, end - ONE_DAY))
+    if "window_start" in frame.columns:
+        of_one_day = frame.filter(pl.col("window_end") - pl.col("window_start") == ONE_DAY)
+        days |= set(of_one_day["window_start"].dt.date().unique())
     return days
 
 

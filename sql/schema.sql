@@ -479,5 +479,13 @@ create table if not exists metric.figures (
     cache_hit_ratio decimal(18, 6),
     reasoning_ratio decimal(18, 6),
     output_input_ratio decimal(18, 6),
-    tokens_per_busy_second decimal(18, 6)
+    tokens_per_busy_second decimal(18, 6),
+    days_reconciled bigint,
+    days_final bigint,
+    residual_usd decimal(38, 15),
+    unattributed_usd decimal(38, 15)
 );
+comment on column metric.figures.days_reconciled is
+'of the seven, days with a book that agrees with our counters where somebody looked';
+comment on column metric.figures.residual_usd is
+'sum of |book - our own ledger| of the days with a book, before it was booked; null when there is none';

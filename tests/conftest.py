@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -29,9 +30,11 @@ from spotinference_proxy.app import Proxy
 from spotinference_proxy.record import parse_line
 from spotinference_proxy.settings import Settings as ProxySettings
 from spotinference_proxy.settings import UpstreamSettings
+from spotinference_sim.clock import VirtualClock
 from spotinference_sim.lay_down import lay_down_raw
 from spotinference_sim.request_log import lay_down_log
 from spotinference_sim.scenario import Scenario
+from spotinference_sim.simulators import Simulators
 from spotinference_sim.truth import truth
 from spotinference_sim.vllm_alone import SimulatedVllm
 from spotinference_sim.vllm_options import Options as VllmOptions
@@ -594,13 +597,34 @@ class SimulatedDays:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._scenario = Scenario.generate(7, self.first, len(self.days))
+        self.scenario = self._scenario = Scenario.generate(7, self.first, len(self.days))
         lay_down_raw(self._scenario, folder, self._scenario.end_s + 900)
         lay_down_log(self._scenario, folder / "request_log", self._scenario.end_s + 900)
 
     def copy_to(self, data_dir: Path) -> Path:
         """Put the raw files and the log where a pipeline finds them; they are immutable, so links do."""
         return shutil.copytree(self._folder, data_dir, copy_function=os.link)
+
+    @contextmanager
+    def served(self) -> Iterator[str]:
+        """Serve the simulated Hyperstack over HTTP, at the instant `now`; gives its address."""
+        simulators = Simulators(self._scenario, VirtualClock(datetime.fromisoformat(self.now)))
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        try:
+            asyncio.run_coroutine_threadsafe(simulators.start(), loop).result(30)
+            yield simulators.hyperstack_url
+            asyncio.run_coroutine_threadsafe(simulators.stop(), loop).result(30)
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    def day_truth(self, utc_day: date) -> dict[str, Any]:
+        """What the simulator knows to be true of one day."""
+        figures: dict[str, Any] = truth(self._scenario, utc_day)["days"][utc_day.isoformat()]
+        return figures
 
     def truth(self, utc_day: date) -> dict[str, Any]:
         """What the simulator knows to be true of the seven days that end with the day, as they are published."""

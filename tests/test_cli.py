@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 import duckdb
 import pytest
+import stamina
 from typer.testing import CliRunner
 
 from spotinference_pipeline import cli, settings
@@ -464,3 +466,53 @@ def test_a_rebuild_never_replays_the_log_of_the_warehouse_before(built: Desk) ->
     assert not left.exists()
     with open_warehouse(built.warehouse) as warehouse:
         assert warehouse.query("select count(*) as n from validated.requests").item() == 2
+
+
+def test_reconcile_refuses_a_day_whose_bills_still_move_before_it_needs_a_key(desk: Desk) -> None:
+    early = {"SPOTINFERENCE_NOW": "2026-11-23T01:00:00Z"}
+    done = desk.main("reconcile", "2026-11-22", **early)
+    assert done.code == cli.WRONG_USE
+    assert "expected one that ended 2 hours ago or more" in done.stderr
+    done = desk.main("reconcile", "2026-11-23")
+    assert done.code == cli.WRONG_USE
+    assert "expected a UTC day that is over" in done.stderr
+
+
+def test_a_book_that_cannot_be_read_is_told_and_the_day_is_built_all_the_same(desk: Desk) -> None:
+    nowhere = {
+        "SPOTINFERENCE_HYPERSTACK_URL": "http://127.0.0.1:1/v1",
+        "SPOTINFERENCE_HYPERSTACK_API_KEY": "canary",
+    }
+    with stamina.set_testing(True, attempts=1):
+        done = desk.main("reconcile", "2026-11-22", **nowhere)
+    assert done.code == cli.GATE
+    assert done.stdout == "2026-11-22 no whole book\n"
+    assert "day 2026-11-22: expected a whole book, found 7 of 7 answers failed" in done.stderr
+    assert "run `spotinference reconcile 2026-11-22` again" in done.stderr
+
+
+def test_build_says_of_which_days_nothing_is_known(desk: Desk) -> None:
+    done = desk.main("build", "2026-11-18..2026-11-22")
+    assert "3 days from 2026-11-18 to 2026-11-20 have neither snapshots nor books" in done.stderr
+    assert "run `spotinference reconcile 2026-11-18..2026-11-20`" in done.stderr
+
+
+def test_reconcile_prints_a_line_a_day_and_says_yes(tmp_path: Path, simulated_days: Any) -> None:
+    """Over HTTP, one of the three days without any snapshot."""
+    data_dir = simulated_days.copy_to(tmp_path / "data")
+    shutil.rmtree(data_dir / "raw" / "hyperstack" / "2026-11-15")
+    desk = Desk(data_dir)
+    with simulated_days.served() as url:
+        environment = {
+            "SPOTINFERENCE_NOW": "2026-11-17T02:00:00Z",
+            "SPOTINFERENCE_HYPERSTACK_URL": url,
+            "SPOTINFERENCE_HYPERSTACK_API_KEY": "simulated-key",
+        }
+        done = desk.main("reconcile", "2026-11-14..2026-11-16", **environment)
+    assert (done.code, done.stderr) == (0, "")
+    _, missed, seen = done.stdout.splitlines()
+    assert missed.startswith("2026-11-15 bill 100.599305 own 100.5")
+    assert re.search(r"unattributed 0\.000000: gap -?0\.0\d+$", missed)
+    assert seen == (
+        "2026-11-16 bill 109.234349 own 109.234349 residual 0.000000 unattributed 0.000000: nothing to book"
+    )

@@ -139,3 +139,15 @@ def test_a_publication_has_the_residual_when_its_whole_window_is_billed(desk: De
     assert found["revision"] > 1
     shown = json.loads(desk.type("invoice", "show", "--json").stdout)
     assert found["reconciliation"]["invoice_residual_usd"] == shown["residual_usd"].removeprefix("-")
+
+
+def test_export_writes_the_spend_and_says_what_it_adds_up_to(desk: Desk) -> None:
+    done = desk.type("export", "focus", "2026-11-21..2026-11-22", "--to", str(desk.folder / "out"), "--account", "4242")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        str(desk.folder / "out" / "focus.2026-11-21.2026-11-22.parquet"),
+        str(desk.folder / "out" / "focus.2026-11-21.2026-11-22.csv"),
+        "4 charges, 2880.000000000000000 USD",
+    ]
+    refused = desk.type("export", "focus", "2026-11-20", "--to", str(desk.folder / "out"))
+    assert isinstance(refused.exception, SettingsError)

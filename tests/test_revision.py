@@ -31,6 +31,10 @@ COST = {
 FIGURES = {
     "snapshot_coverage_ratio": Decimal("0.999800"),
     "exact_usage_ratio": Decimal("0.999100"),
+    "days_reconciled": 0,
+    "days_final": 0,
+    "residual_usd": None,
+    "unattributed_usd": None,
     "edge_usd": Decimal("0.500000000000000"),
     "outside_usd": Decimal("0"),
     "exact_tokens": 213_151_234,
@@ -128,6 +132,42 @@ def test_a_withheld_day_names_the_last_good_one() -> None:
 
 def test_coverage_at_the_gate_is_enough() -> None:
     assert build(figures={"snapshot_coverage_ratio": Decimal("0.95")})["status"] == "provisional"
+
+
+BOOKED = {"days_reconciled": 7, "residual_usd": Decimal("0.25"), "unattributed_usd": Decimal("0.5")}
+
+
+@pytest.mark.parametrize(
+    ("figures", "status"),
+    [
+        (BOOKED | {"days_reconciled": 6}, "provisional"),
+        (BOOKED | {"days_final": 6}, "reconciled"),
+        (BOOKED | {"days_final": 7}, "final"),
+        (BOOKED | {"snapshot_coverage_ratio": Decimal("0")}, "reconciled"),
+        (BOOKED | {"days_reconciled": 6, "snapshot_coverage_ratio": Decimal("0")}, "withheld"),
+    ],
+)
+def test_a_window_is_reconciled_when_all_its_days_are_and_then_needs_no_snapshots(
+    figures: dict[str, Any], status: str
+) -> None:
+    document = first(figures=figures)
+    jsonschema_rs.validate(SCHEMA, document)
+    assert document["status"] == status
+    shown = document["reconciliation"]
+    assert (shown["residual_usd"], shown["unattributed_usd"]) == ("0.25", "0.5")
+    is_reconciled = status in ("reconciled", "final")
+    assert is_reconciled != any(caveat.startswith("Not yet reconciled") for caveat in document["caveats"])
+
+
+def test_a_revision_that_becomes_reconciled_or_final_says_so() -> None:
+    newest = first()
+    reasons = []
+    for figures in (BOOKED, BOOKED | {"days_final": 7}, BOOKED | {"days_final": 7, "residual_usd": Decimal("1")}):
+        revised = revision.revise(build({"paid_usd": Decimal("500")}, figures), newest, AT)
+        assert revised is not None
+        reasons.append(revised["reason"])
+        newest = revised
+    assert reasons == ["reconciled", "reconciled", "correction"]
 
 
 def test_bounds_are_the_sure_spend_over_all_tokens_and_all_possible_spend_over_exact_tokens() -> None:

@@ -4,6 +4,7 @@ Owns no connections: listener.py. SO_REUSEPORT lets any program of the same user
 without it finds out whether somebody has it (https://man7.org/linux/man-pages/man7/socket.7.html).
 """
 
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,11 @@ from spotinference_proxy.errors import ProxyError
 from spotinference_proxy.settings import Settings, setting_name
 
 Address = tuple[str, int]
+_NEXT_STEPS = {
+    errno.EADDRINUSE: "stop the program that has it, or choose another address",
+    errno.EACCES: "choose a port from 1024 on, or allow this program the port",
+    errno.EADDRNOTAVAIL: "choose an address that this machine has",
+}
 
 
 class ListenError(ProxyError):
@@ -56,10 +62,9 @@ def text_of(address: Address) -> str:
 
 def _explain(field: str, address: Address, error: OSError) -> str:
     reason = (error.strerror or str(error)).lower()
-    return (
-        f"{setting_name(field)}: cannot listen on {text_of(address)}: {reason}; "
-        "stop the program that has it, or choose another address"
-    )
+    is_name = isinstance(error, socket.gaierror)  # its numbers are not those of errno
+    next_step = _NEXT_STEPS.get(0 if is_name else error.errno or 0, "correct the address, or choose another")
+    return f"{setting_name(field)}: cannot listen on {text_of(address)}: {reason}; {next_step}"
 
 
 def _bound(address: Address, *, is_shared: bool) -> socket.socket:

@@ -5,7 +5,9 @@ ProxyError
 ├── BodyError        a request's body is nothing the proxy will read: answered with 400
 ├── ProtocolError    bytes that are not the HTTP/1.1 the proxy speaks
 ├── RecordError      a line of the request log is not what was written
-└── LogError         the request log cannot be written now
+├── LogError         the request log cannot be written now
+├── ListenError      an address cannot be listened on (addresses.py)
+└── ShipError        segments cannot be shipped now (ship_target.py)
 """
 
 

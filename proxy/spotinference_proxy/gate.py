@@ -183,9 +183,7 @@ class Gate:
             if not any(upstream.is_ready for upstream in self._around.pool.upstreams):
                 answer = self._nobody(None)
                 return
-            models = await self._around.pool.merged_models(credentials)
-            if models is not None:
-                answer = json_answer(200, models)
+            answer = await self._around.pool.merged_models(credentials) or answer
         finally:
             connection.respond(answer)
 

@@ -1,6 +1,6 @@
 """A listening address and the connections made to it.
 
-Owns accepting, the set of open connections, their once-a-second check, and how they come to an end. Does not
+Owns accepting, the set of open connections, their check (tasks.py says when), and how they come to an end. Does not
 own what a request is answered with: the three callables do.
 """
 

@@ -78,8 +78,7 @@ class Metrics(Collector):
     def request_ended(self, record: RequestRecord, reason: str) -> None:
         """Count a request that has its end record, with the tokens the engine stated."""
         usage = record.usage
-        source = "none" if usage is None else "engine_final" if record.is_usage_final else "engine_partial"
-        key = (self._label_of(record), record.status // 100, record.stream, reason, source)
+        key = (self._label_of(record), record.status // 100, record.stream, reason, record.usage_source)
         counts = self._requests.get(key)
         if counts is None:
             counts = self._requests[key] = [0] * (1 + len(_KINDS))

@@ -152,6 +152,13 @@ class RequestRecord:
     is_implausible: bool = False  # what vLLM said cannot all be true; kept as said
     is_beam: bool = False  # usage tells the returned beams only
 
+    @property
+    def usage_source(self) -> str:
+        """What the token counts are: exact, a lower bound, or unknown."""
+        if self.usage is None:
+            return "none"
+        return "engine_final" if self.is_usage_final else "engine_partial"
+
     def begin(self) -> Row:
         """Return the row written before the upstream is asked."""
         return {
@@ -195,7 +202,7 @@ class RequestRecord:
             "status": self.status,
             "upstream_status": self.upstream_status,
             "end_reason": end_reason,
-            "usage_source": "none" if usage is None else "engine_final" if self.is_usage_final else "engine_partial",
+            "usage_source": self.usage_source,
             "prompt_tokens": usage.prompt_tokens if usage else None,
             "completion_tokens": usage.completion_tokens if usage else None,
             "cached_tokens": usage.cached_tokens if usage else None,

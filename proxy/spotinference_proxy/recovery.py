@@ -10,11 +10,13 @@ import fcntl
 import hashlib
 import os
 import stat
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from spotinference_proxy.record import Entry, render_entry, render_instant
+from spotinference_proxy.errors import RecordError
+from spotinference_proxy.record import MAX_LINE_BYTES, Entry, parse_line, render_entry, render_instant
 from spotinference_proxy.segments import MAX_OPEN_IDS, Calls, Scan, Segment, SegmentName, scan, sync_folder, write_all
 
 
@@ -41,13 +43,36 @@ def recover(folder: Path, calls: Calls | None = None) -> list[Recovered]:
 
 
 def last_sealed(folder: Path, writer: str, boot: str | None = None) -> tuple[str | None, str | None]:
-    """Return stem and SHA-256 of the newest sealed segment of a writer (of one life), or two None."""
-    names = (SegmentName.parse(path.name) for path in folder.glob(f"{writer}.{boot or '*'}.*.jsonl"))
-    for name in sorted((n for n in names if n), key=lambda n: (n.start, n.sequence), reverse=True):
+    """Return stem and SHA-256 of the segment a writer (or one life of it) sealed last, or two None."""
+    found = (SegmentName.parse(path.name) for path in folder.glob(f"{writer}.{boot or '*'}.*.jsonl"))
+    names = sorted((name for name in found if name), key=_age, reverse=True)
+    for name in dict.fromkeys((*chain_ends(names, lambda name: _read_prev(folder, name)), *names)):
         path = folder / f"{name.stem}.jsonl"
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # may have been shipped since
             return name.stem, hashlib.file_digest(file, "sha256").hexdigest()
     return None, None
+
+
+def chain_ends(names: Iterable[SegmentName], prev_of: Callable[[SegmentName], str | None]) -> list[SegmentName]:
+    """Return the last segment of each writer life from which no other life goes on, the newest first.
+
+    That is one of each writer, unless several ran at once. What heads name decides, not what instants say: a clock may
+    have been set back between two lives. `prev_of` is asked for the first segment of each life.
+    """
+    lives: dict[tuple[str, str], list[SegmentName]] = {}
+    for name in sorted(names, key=lambda name: (name.sequence, name.stem)):
+        lives.setdefault((name.writer, name.boot), []).append(name)
+    named = {prev_of(life[0]) for life in lives.values()}
+    return sorted((life[-1] for life in lives.values() if life[-1].stem not in named), key=_age, reverse=True)
+
+
+def parse_prev(line: bytes) -> str | None:
+    """Return what a segment's first line names as the one before; None where it names none, or is no such line."""
+    try:
+        row = parse_line(line)
+    except RecordError:
+        return None
+    return str(row["prev"]) if row["k"] == "head" and row.get("prev") else None
 
 
 def render_head(writer: str, started_at: datetime, prev: str | None, digest: str | None) -> Entry:
@@ -105,6 +130,17 @@ def seal_dead(segment: Segment, dead: list[str], torn: int) -> None:
         segment.seal(open_ids=dead, torn=torn, by="recovery")
     finally:
         segment.close()
+
+
+def _age(name: SegmentName) -> tuple[str, int, str]:
+    return name.start, name.sequence, name.stem
+
+
+def _read_prev(folder: Path, name: SegmentName) -> str | None:
+    path, flags = folder / f"{name.stem}.jsonl", os.O_NOFOLLOW | os.O_NONBLOCK
+    with contextlib.suppress(OSError), open(path, "rb", opener=lambda path, mode: os.open(path, mode | flags)) as file:
+        return parse_prev(file.readline(MAX_LINE_BYTES))
+    return None
 
 
 def _sweep(path: Path) -> None:

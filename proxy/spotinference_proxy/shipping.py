@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from spotinference_proxy.logs import Logs
+from spotinference_proxy.recovery import chain_ends, parse_prev
 from spotinference_proxy.segments import SegmentName
 from spotinference_proxy.settings import Settings
 from spotinference_proxy.ship_target import ShipError, Target, sync
@@ -30,6 +32,13 @@ DELETE_EVERY_SECONDS = 3600.0  # a week of minutes is ten thousand files to look
 SHIPPED = "shipped"
 
 
+class _Shipped(NamedTuple):
+    """What a segment in place says of itself."""
+
+    is_recovered: bool
+    prev: str | None
+
+
 @dataclass(frozen=True)
 class ShipCalls:
     """The system calls around which a kill may come; tests pass their own."""
@@ -40,7 +49,7 @@ class ShipCalls:
 
 
 class Shipper:
-    """Ships the segments of one log folder; of several workers only the first has one."""
+    """Ships the segments of one log folder; of several workers only the first has one, and at the end their supervisor."""
 
     def __init__(
         self,
@@ -61,7 +70,7 @@ class Shipper:
         self._calls = calls or ShipCalls()
         self._now = now
         self._pause_seconds = pause_seconds
-        self._shipped: dict[SegmentName, bool] = {}  # and still in place: whether a recovery sealed it
+        self._shipped: dict[SegmentName, _Shipped] = {}  # and still in place
         self._refused: set[SegmentName] = set()
         self._next_deletion = 0.0
         self._is_over = threading.Event()
@@ -81,10 +90,17 @@ class Shipper:
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Make a last pass, at most so long; the next life ships what is left. The log should be closed before."""
-        self._is_over.set()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, seconds)
-            self._thread = None
+            await asyncio.to_thread(self.finish, seconds)
+
+    def finish(self, seconds: float = STOP_SECONDS) -> None:
+        """Make a last pass, at most so long, also of a shipper that was not started."""
+        self._is_over.set()
+        thread = self._thread or threading.Thread(target=self._repeat, name="ship", daemon=True)
+        if self._thread is None:
+            thread.start()
+        thread.join(seconds)
+        self._thread = None
 
     def ship(self) -> None:
         """Make one pass: delete what was moved a week ago, ship what is sealed, move what nobody needs here.
@@ -139,7 +155,8 @@ class Shipper:
             self._refuse(name, "expected no object or the same bytes, found others; compare the two and remove one")
             return
         last_line = content[content.rfind(b"\n", 0, -1) + 1 :]
-        self._shipped[name] = b'"by":"recovery"' in last_line
+        prev = parse_prev(content[: content.find(b"\n") + 1])
+        self._shipped[name] = _Shipped(b'"by":"recovery"' in last_line, prev)
         self.shipped_total += 1
         self.pending -= 1
 
@@ -167,17 +184,30 @@ class Shipper:
     def _superfluous(self, sealed: list[SegmentName], living: set[tuple[str, str]]) -> Iterator[SegmentName]:
         """Give what is shipped and not needed here any more.
 
-        Needed are: of each writer the newest, because its next segment names it; of a life with an open segment the
-        newest, because it says which requests run; and all of such a life once a recovery of it has begun.
+        Needed are: of each writer the end of its chain, because its next segment names it; of a life with an open segment
+        the newest, because it says which requests run; and all of such a life once a recovery of it has begun. What another
+        life goes on from goes first, so that what is left never looks like an end of the chain.
         """
-        newest = {name.writer: name for name in sealed}
-        newest_of_life = {_life_of(name): name for name in sealed}
-        in_recovery = {_life_of(name) for name in sealed if self._shipped.get(name)} & living
-        for name in sealed:
-            life = _life_of(name)
-            is_needed = life in in_recovery or (life in living and name == newest_of_life[life])
-            if name in self._shipped and name != newest[name.writer] and not is_needed:
-                yield name
+        shipped = self._shipped
+        ends = set(chain_ends(sealed, self._prev_of))
+        newest_of_life = {_life_of(name): name for name in sorted(sealed, key=lambda name: name.sequence)}
+        in_recovery = {_life_of(name) for name in sealed if name in shipped and shipped[name].is_recovered} & living
+        here = {name.stem: name for name in sealed}
+        waiting = {name.stem: name for name in sealed if name in shipped and name not in ends}
+        while waiting:
+            line, stem = [], next(iter(waiting))
+            while stem in waiting:
+                line.append(waiting.pop(stem))
+                stem = self._prev_of(line[-1]) or ""
+            for name in reversed(line):
+                life, prev = _life_of(name), here.get(self._prev_of(name) or "")
+                is_needed = life in in_recovery or (life in living and name == newest_of_life[life])
+                if not is_needed and (prev is None or _life_of(prev) == life):
+                    del here[name.stem]
+                    yield name
+
+    def _prev_of(self, name: SegmentName) -> str | None:
+        return self._shipped[name].prev if name in self._shipped else None
 
     def _move(self, name: SegmentName) -> None:
         source, folder = self._path_of(name), self._log_dir / SHIPPED

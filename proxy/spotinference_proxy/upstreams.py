@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from spotinference_proxy.answers import Answer, json_answer
 from spotinference_proxy.connections import Connections
 from spotinference_proxy.engine_metrics import parse_counters
 from spotinference_proxy.record import Row, render_instant
@@ -38,6 +39,7 @@ class Upstream:
         self.problem: str | None = None  # why it is not ready
         self.in_flight = 0
         self.turn = 0
+        self.is_being_probed = False
         self.fingerprint: str | None = None  # vLLM's system_fingerprint, constant for a process
         self.url = settings.url
         self.connections = Connections(settings.url)
@@ -54,23 +56,36 @@ class Upstream:
         return {"k": "health", **self._who(at), "ready": bool(self.is_ready)}
 
     async def probe(self) -> bool:
-        """Ask /health; return whether readiness changed."""
-        before = self.is_ready
+        """Ask /health, unless it is being asked; return whether readiness changed by the answer.
+
+        Two at once would count one slow moment twice, and tell one change twice.
+        """
+        if self.is_being_probed:
+            return False
+        self.is_being_probed = True
+        try:
+            problem = await self._ask_health()
+        finally:
+            self.is_being_probed = False
+        before = self.is_ready  # only now: a request may have lost it meanwhile
+        if problem is None:
+            self.is_ready, self.problem = True, None
+        elif not before or not 0 < self._misses < _MISSES:  # else perhaps only busy
+            self.lose(problem)
+        return self.is_ready != before
+
+    async def _ask_health(self) -> str | None:
+        """Return what is wrong with it, None if nothing; count the probes without an answer."""
         try:
             status, _ = await self.connections.fetch("GET", "/health")
         except TimeoutError:
-            self._misses += 1  # perhaps only busy
-            if not before or self._misses >= _MISSES:
-                self.lose("no answer in time")
+            self._misses += 1
+            return "no answer in time"
         except OSError as error:
-            self.lose(error.strerror or str(error))
-        else:
             self._misses = 0
-            if status == 200:
-                self.is_ready, self.problem = True, None
-            else:
-                self.lose(f"/health answers {status}")
-        return self.is_ready != before
+            return error.strerror or str(error)
+        self._misses = 0
+        return None if status == 200 else f"/health answers {status}"
 
     def lose(self, problem: str) -> None:
         """Count it as not ready; what comes back may be another version."""
@@ -78,26 +93,28 @@ class Upstream:
 
     async def engine_row(self, clock: Callable[[], datetime]) -> Row | None:
         """Scrape /metrics; return the `engine` row, or None when it does not answer."""
-        page = await self._read("/metrics")
-        if page is None:
+        status, page = await self._fetch("/metrics")
+        if status != 200:
             return None
         return {"k": "engine", **self._who(clock()), **parse_counters(page.decode("utf-8", "replace"))}
 
-    async def fetch_models(self, credentials: str | None) -> list[Any] | None:
-        """Return the entries of /v1/models; None when it does not give them."""
-        content = await self._read("/v1/models", credentials)
+    async def fetch_models(self, credentials: str | None) -> list[Any] | Answer | None:
+        """Return the entries of /v1/models, or its refusal (401 and the like); None when it gives neither."""
+        status, content = await self._fetch("/v1/models", credentials)
         try:
-            answer = msgspec.json.decode(content or b"null")
+            answer = msgspec.json.decode(content)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        entries = answer.get("data") if isinstance(answer, dict) else None
+        if 400 <= status < 500:
+            return Answer(status, content, [("content-type", "application/json")])
+        entries = answer.get("data") if isinstance(answer, dict) and status == 200 else None
         return entries if isinstance(entries, list) else None
 
-    async def _read(self, path: str, credentials: str | None = None) -> bytes | None:
-        with suppress(OSError, TimeoutError):
-            status, content = await self.connections.fetch("GET", path, credentials=credentials)
-            return content if status == 200 else None
-        return None
+    async def _fetch(self, path: str, credentials: str | None = None) -> tuple[int, bytes]:
+        """Return status and body of an answer; 0 when there is none."""
+        with suppress(OSError):
+            return await self.connections.fetch("GET", path, credentials=credentials)
+        return 0, b""
 
     def _who(self, at: datetime) -> dict[str, Any]:
         return {"at": render_instant(at), "vm_id": self.settings.vm_id, "upstream": self.url}
@@ -112,7 +129,7 @@ class UpstreamPool:
 
     def configure(self, settings: Sequence[UpstreamSettings]) -> None:
         """Take a new list: a known URL keeps its state; one that is gone serves only until the new ones are known."""
-        known = {upstream.url: upstream for upstream in self._everyone}
+        known = {upstream.url: upstream for upstream in self.everyone}
         self.upstreams = []
         for one in settings:
             upstream = known.pop(one.url, None)
@@ -139,17 +156,17 @@ class UpstreamPool:
 
     def prune(self) -> None:
         """Close connections kept for too long."""
-        for upstream in self._everyone:
+        for upstream in self.everyone:
             upstream.connections.prune()
 
     def close(self) -> None:
         """Close every kept connection."""
-        for upstream in self._everyone:
+        for upstream in self.everyone:
             upstream.connections.prune(0)
 
-    async def probe(self) -> list[Upstream]:
-        """Probe all at once, also those that leave; return those whose readiness changed."""
-        upstreams = self._everyone
+    async def probe(self, *chosen: Upstream) -> list[Upstream]:
+        """Probe those chosen, else all, also those that leave, at once; return those whose readiness changed."""
+        upstreams = chosen or self.everyone
         changes = await asyncio.gather(*(one.probe() for one in upstreams))
         if self._is_known:
             done = [one for one in self._leaving if not one.in_flight]
@@ -159,7 +176,8 @@ class UpstreamPool:
         return [one for one, is_changed in zip(upstreams, changes, strict=True) if is_changed]
 
     @property
-    def _everyone(self) -> list[Upstream]:
+    def everyone(self) -> list[Upstream]:
+        """The upstreams, and those that are not in the list any more but still have requests."""
         return [*self.upstreams, *self._leaving]
 
     @property
@@ -172,15 +190,15 @@ class UpstreamPool:
         rows = await asyncio.gather(*(one.engine_row(clock) for one in self.upstreams if one.is_ready))
         return [row for row in rows if row is not None]
 
-    async def merged_models(self, credentials: str | None = None) -> dict[str, Any] | None:
-        """Return one list of the models of all ready upstreams, each once; None when nobody gives any list.
+    async def merged_models(self, credentials: str | None = None) -> Answer | None:
+        """Return one list of the models of all ready upstreams, each once; without any list the first refusal, if any.
 
         `credentials` are the client's own, for upstreams that have none from us.
         """
-        asked = [one.fetch_models(credentials) for one in self.upstreams if one.is_ready]
-        lists = [found for found in await asyncio.gather(*asked) if found is not None]
+        answers = await asyncio.gather(*(one.fetch_models(credentials) for one in self.upstreams if one.is_ready))
+        lists = [found for found in answers if isinstance(found, list)]
         if not lists:
-            return None
+            return next((found for found in answers if isinstance(found, Answer)), None)
         entries = [entry for found in lists for entry in found if isinstance(entry, dict)]
         named = {entry["id"]: entry for entry in entries if isinstance(entry.get("id"), str)}
-        return {"object": "list", "data": list(named.values())}
+        return json_answer(200, {"object": "list", "data": list(named.values())})

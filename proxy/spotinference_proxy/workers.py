@@ -5,7 +5,8 @@ own with its own segments, and the kernel divides the connections among them (SO
 https://man7.org/linux/man-pages/man7/socket.7.html). The supervisor waits in one system call and imports no event loop.
 Workers lead process groups of their own, so a terminal's Ctrl-C reaches them once, through here; one whose supervisor
 is gone stops by itself (serving.py). While nobody has served yet a worker that fails ends the whole service, as one
-process would; later it is tried again and again, because the others serve well without it.
+process would; later it is tried again and again, because the others serve well without it. When all have ended, what
+they sealed last is shipped from here.
 """
 
 import math
@@ -83,6 +84,7 @@ class Supervisor:
             while True:
                 self._start_due()
                 if self._deadline is not None and not self._living():
+                    self._ship_rest()
                     return self._code
                 found = signal.sigtimedwait(_SIGNALS, self._seconds_to_wait())
                 if found is not None and found.si_signo != signal.SIGCHLD:
@@ -149,6 +151,17 @@ class Supervisor:
             self._code = FAILED
             self._pass_on(signal.SIGKILL)
             self._deadline = time.monotonic() + self._pace.last_grace
+
+    def _ship_rest(self) -> None:
+        """Ship what the last of the workers sealed: the first one, which ships, may have ended long before, or be dead."""
+        from spotinference_proxy.recovery import recover  # noqa: PLC0415 - small as long as the workers run
+        from spotinference_proxy.shipping import Shipper  # noqa: PLC0415 - see above
+
+        shipper = Shipper.of(self._settings, self._logs)
+        if shipper is not None:
+            with suppress(OSError):  # the next start seals what a killed worker left
+                recover(self._settings.log_dir)
+            shipper.finish()
 
     def _living(self) -> list[Worker]:
         return [worker for worker in self._workers if worker.pid is not None]

@@ -82,6 +82,40 @@ async def test_the_list_of_models_of_one_upstream_passes_and_of_several_is_merge
     assert rig.rows("end") == []
 
 
+@pytest.mark.parametrize("status", [401, 403, 500])
+async def test_where_no_upstream_gives_its_models_the_refusal_of_one_passes(rig, status: int) -> None:
+    refusal = b'{"error":"Unauthorized"}'
+
+    async def refuse(request):
+        return web.Response(status=status, body=refusal, content_type="application/json")
+
+    rig.vllm.script = refuse
+    await rig.start(upstreams=(UpstreamSettings(rig.vllm.url), UpstreamSettings(rig.vllm.url + "/vm/8")))
+    for upstream in rig.proxy.pool.upstreams:
+        upstream.is_ready = True
+    async with rig.session.get(rig.url("/v1/models"), headers={"Authorization": "Bearer wrong"}) as answer:
+        found = answer.status, await answer.read(), answer.content_type
+    if status < 500:
+        assert found == (status, refusal, "application/json")
+    else:
+        assert found[0] == 502
+    assert {got["Authorization"] for path, got, _ in rig.vllm.requests if "models" in path} == {"Bearer wrong"}
+
+
+async def test_where_one_upstream_gives_its_models_refusals_of_others_do_not_matter(rig) -> None:
+    async def models(request):
+        if request.raw_path.startswith("/vm/8"):
+            return web.json_response({"data": [{"id": "otter"}]})
+        return web.json_response({"error": "Unauthorized"}, status=401)
+
+    rig.vllm.script = models
+    await rig.start(upstreams=(UpstreamSettings(rig.vllm.url), UpstreamSettings(rig.vllm.url + "/vm/8")))
+    for upstream in rig.proxy.pool.upstreams:
+        upstream.is_ready = True
+    async with rig.session.get(rig.url("/v1/models")) as answer:
+        assert await answer.json() == {"object": "list", "data": [{"id": "otter"}]}
+
+
 async def test_a_path_prefix_of_the_upstream_is_kept(rig) -> None:
     await rig.start(upstreams=(UpstreamSettings(rig.vllm.url + "/vm/700123", 700123),))
     rig.proxy.pool.upstreams[0].is_ready = True
@@ -305,7 +339,7 @@ async def test_the_merged_list_is_asked_for_with_the_clients_own_key_and_odd_ent
     async with rig.session.get(rig.url("/v1/models"), headers={"Authorization": "Bearer theirs"}) as answer:
         assert [one["id"] for one in (await answer.json())["data"]] == ["otter"]
     async with rig.session.get(rig.url("/v1/models")) as answer:
-        assert answer.status == 502
+        assert answer.status == 401
     for one in rig.proxy.pool.upstreams:
         one.is_ready = False
     async with rig.session.get(rig.url("/v1/models")) as answer:

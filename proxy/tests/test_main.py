@@ -201,6 +201,21 @@ def test_several_workers_share_an_address_and_have_logs_of_their_own(tmp_path: P
     assert {path.name.partition(".")[0][-2:] for path in tmp_path.iterdir()} == {"-0", "-1"}
 
 
+def test_F016_what_the_last_worker_seals_is_shipped_too(tmp_path: Path) -> None:
+    folder, target = tmp_path / "log", tmp_path / "target"
+    with child(folder, PROXY_WORKERS="3", REQUEST_LOG_URL=str(target)) as started:
+        pids = {line["worker"]: line["pid"] for line in (started.hear("listening") for _ in range(3))}
+        os.kill(pids[2], signal.SIGSTOP)  # as if its streams still ran
+        started.process.send_signal(signal.SIGTERM)
+        while started.hear("worker_ended")["worker"] != 0:
+            pass
+        os.kill(pids[2], signal.SIGCONT)
+        assert started.wait() == 0
+    sealed = sorted(path.name for path in folder.rglob("*.jsonl"))
+    assert len(sealed) >= 3
+    assert sorted(path.name for path in target.glob("*.jsonl")) == sealed
+
+
 def test_F001_a_broken_keys_file_and_a_killed_worker_leave_the_others_serving(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     assert run(["key", "new", "--label", "a"], {"SPOTINFERENCE_PROXY_KEYS_FILE": str(keys)}) == 0

@@ -1,11 +1,11 @@
 import fcntl
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from spotinference_proxy.record import Entry, parse_line, render_entry
-from spotinference_proxy.recovery import Recovered, last_sealed, recover, render_head
+from spotinference_proxy.recovery import Recovered, chain_ends, last_sealed, recover, render_head
 from spotinference_proxy.segments import Calls, Segment, SegmentName, scan
 from spotinference_proxy.writer import SegmentWriter
 
@@ -242,6 +242,52 @@ def test_the_newest_sealed_segment_may_have_been_shipped_and_removed(tmp_path: P
     gone.symlink_to(tmp_path / "nowhere")  # as if removed between listing and reading
     assert last_sealed(tmp_path, "w")[0] == names[1]
     assert last_sealed(tmp_path, "w", "ffffffff") == (None, None)
+
+
+@pytest.mark.parametrize("hours", [(2, 0, 1, 1), (0, 3, 2, 1), (1, 1, 1, 1), (5, -100, 4, -200)])
+def test_F018_a_life_goes_on_from_the_one_before_whatever_its_clock_said(
+    tmp_path: Path, hours: tuple[int, ...]
+) -> None:
+    names: list[str] = []
+    for life, hour in enumerate(hours):
+        writer = writer_of(tmp_path, lambda hour=hour: AT + timedelta(hours=hour))
+        writer.write([], [end("a")])
+        writer.seal()
+        writer.write([], [end("b")])
+        writer.close()
+        found = {path.stem for path in tmp_path.glob("*.jsonl")} - set(names)
+        names += sorted(found, key=lambda stem: stem.split(".")[3])
+        assert len(names) == 2 * (life + 1)
+    assert [lines(tmp_path / f"{stem}.jsonl")[0]["prev"] for stem in names] == [None, *names[:-1]]
+
+
+def test_F018_of_several_ends_of_a_chain_the_newest_is_taken_and_one_head_of_each_life_is_read(tmp_path: Path) -> None:
+    asked: list[SegmentName] = []
+    first, second, third = (
+        [SegmentName("w", f"{life:08x}", f"20261122T1{hour}0{i}00Z", i, f"{i:08x}") for i in range(3)]
+        for life, hour in enumerate((3, 1, 2))
+    )
+    prevs = {second[0]: first[2].stem, third[0]: first[2].stem}
+
+    def prev_of(name: SegmentName) -> str | None:
+        asked.append(name)
+        return prevs.get(name)
+
+    assert chain_ends([*third, *first, *second], prev_of) == [third[2], second[2]]
+    assert sorted(asked, key=str) == sorted([first[0], second[0], third[0]], key=str)
+
+
+@pytest.mark.parametrize("content", [b"", b"x\n", b"{}\n", None])
+def test_a_sealed_file_that_cannot_be_read_names_nothing(tmp_path: Path, content: bytes | None) -> None:
+    segment = new_segment(tmp_path)
+    segment.append([HEAD])
+    segment.seal(open_ids=[], torn=0, by="writer")
+    odd = tmp_path / "w.00000000.20200101T000000Z.000000.00000000.jsonl"
+    if content is None:
+        os.mkfifo(odd)
+    else:
+        odd.write_bytes(content)
+    assert last_sealed(tmp_path, "w")[0] == segment.name.stem
 
 
 def test_a_recovered_segment_is_valid_to_its_last_byte(tmp_path: Path) -> None:

@@ -204,6 +204,22 @@ def test_an_address_that_cannot_be_had_is_named(field: str) -> None:
     assert "cannot listen: x" in explain_listening(OSError("x"), SETTINGS)
 
 
+@pytest.mark.parametrize(
+    ("host", "next_step"),
+    [
+        ("127.0.0.1", "; stop the program that has it, or choose another address"),
+        ("192.0.2.1", "; choose an address that this machine has"),
+        ("fe80::1%nowhere", "; correct the address, or choose another"),  # a name that nobody knows, asked of no server
+    ],
+)
+def test_an_address_that_cannot_be_had_comes_with_a_next_step_that_helps(host: str, next_step: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        settings = dataclasses.replace(SETTINGS, listen=(host, server.getsockname()[1]))
+        found = explain_listening(OSError("x"), settings)
+    assert found.startswith("SPOTINFERENCE_PROXY_LISTEN: cannot listen on ")
+    assert found.endswith(next_step)
+
+
 def test_a_real_proxy_that_cannot_listen_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         settings = dataclasses.replace(SETTINGS, listen=server.getsockname(), log_dir=tmp_path)

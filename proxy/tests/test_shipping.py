@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from obstore.store import LocalStore, MemoryStore
 from spotinference_proxy.logs import Logs
-from spotinference_proxy.record import parse_line, render_entry
+from spotinference_proxy.record import parse_line, render_entry, render_line
 from spotinference_proxy.recovery import last_sealed
 from spotinference_proxy.segments import SegmentName
 from spotinference_proxy.settings import Settings, UpstreamSettings
@@ -62,10 +62,11 @@ class Place:
         self.now = 1_000_000_000.0
         self.contents: dict[SegmentName, bytes] = {}
 
-    def write(self, name: SegmentName, *, by: str = "writer", content: bytes | None = None) -> None:
-        self.contents[name] = (
-            content or f'{{"k":"head","x":"{name.stem}"}}\n{{"k":"seal","by":"{by}","c":"0"}}\n'.encode()
-        )
+    def write(
+        self, name: SegmentName, *, by: str = "writer", content: bytes | None = None, prev: SegmentName | None = None
+    ) -> None:
+        head = render_line({"k": "head", "writer": name.stem, "prev": prev and prev.stem}, 0)
+        self.contents[name] = content or head + f'{{"k":"seal","by":"{by}","c":"0"}}\n'.encode()
         (self.log_dir / f"{name.stem}.jsonl").write_bytes(self.contents[name])
 
     def open(self, name: SegmentName) -> Path:
@@ -150,8 +151,8 @@ def test_a_pass_without_news_asks_the_target_nothing(place: Place) -> None:
 def test_every_writer_keeps_its_newest_and_a_life_with_an_open_segment_too(place: Place) -> None:
     other = SegmentName("host-1", "0000000b", "20261122T110000Z", 0, "0000000b")
     later = SegmentName("host-0", "0000000c", "20261122T130000Z", 0, "0000000c")
-    for name in (NAMES[0], NAMES[1], other, later):
-        place.write(name)
+    for name, prev in ((NAMES[0], None), (NAMES[1], NAMES[0]), (other, None), (later, NAMES[1])):
+        place.write(name, prev=prev)
     opened = place.open(NAMES[2])
     shipper = place.shipper()
     shipper.ship()
@@ -174,9 +175,11 @@ def test_nothing_of_a_life_is_moved_while_its_recovery_is_unfinished(place: Plac
     assert place.in_place() == [NAMES[2].stem]
 
 
-def test_F016_the_chain_of_a_writer_holds_over_lives_while_segments_are_moved_away(place: Place, clock) -> None:
+@pytest.mark.parametrize("jumps", [(0, 0, 0, 0), (7200, -7200, 600, -300), (0, -60, -3600, -86_400)])
+def test_F018_the_chain_of_a_writer_holds_over_lives_while_segments_are_moved_away(place: Place, clock, jumps) -> None:
     begin = {"k": "begin", "request_id": "r", "started_at": "x"}
-    for life in range(4):
+    for life, seconds in enumerate(jumps):
+        clock.step(seconds)
         writer = SegmentWriter(place.log_dir, "host-0", clock, reserve_bytes=0)
         writer.start()
         for _ in range(3):

@@ -15,6 +15,7 @@ from spotinference_proxy.settings import Settings, UpstreamSettings
 from spotinference_proxy.workers import Pace, Supervisor
 
 QUICK = Pace(settled=60.0, first_pause=0.01, longest_pause=0.02, tries=3, grace=20.0, last_grace=20.0)
+LEFT = "vm-0.0000000a.20261122T120000Z.000000.00000000"
 WORKER = """
 import os, signal, sys, time
 
@@ -223,6 +224,21 @@ def test_a_worker_that_fails_at_its_end_fails_the_whole(crew: Crew) -> None:
         crew.send(signal.SIGTERM)
 
     assert crew.run(act, "failing") == 1
+
+
+def test_F016_what_dead_workers_left_is_sealed_and_shipped_when_all_have_ended(crew: Crew, tmp_path: Path) -> None:
+    folder, target = tmp_path / "log", tmp_path / "target"
+
+    def act(crew: Crew) -> None:
+        crew.wait(lambda: len(crew.noted("start")) == 2)
+        folder.mkdir()
+        (folder / f"{LEFT}.open").write_bytes(b"")
+        (folder / f"{LEFT}.reserve").write_bytes(b"")
+        crew.send(signal.SIGTERM)
+
+    assert crew.run(act, log_dir=folder, ship_url=str(target)) == 0
+    assert [path.name for path in target.iterdir()] == [f"{LEFT}.jsonl"]
+    assert crew.told("ship_failed") == []
 
 
 def test_a_second_signal_is_passed_on_and_then_there_is_little_time(crew: Crew) -> None:

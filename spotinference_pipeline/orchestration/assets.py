@@ -21,7 +21,9 @@ OWNERS = ["team:finance-data"]
 VALIDATED = {
     "validated.exchanges": "Every HTTP exchange with Hyperstack, failed ones too. No row for a minute: nobody asked.",
     "validated.billing_snapshots": "Running counters of every billed resource, once a minute: USD since its creation.",
-    "validated.billing_history": "Hyperstack's own totals of the organisation, month to date, at each minute.",
+    "validated.billing_history": "Hyperstack's own bills: the organisation's total each minute, every line of closed days.",
+    "validated.billing_graphs": "What a machine cost by the hour in Hyperstack's books, where nobody looked.",
+    "validated.billing_events": "From when a machine was billed in which state, where nobody looked.",
     "validated.credit_balances": "The prepaid balance, once a minute.",
     "validated.prices": "The price book, once an hour.",
     "validated.vm_states": "What each machine's state was: from the fleet list, from events, from the proxy's probes.",
@@ -31,16 +33,24 @@ VALIDATED = {
     "validated.quarantine": "What could not be read or broke a contract, with the reason. Nothing disappears silently.",
 }
 LEDGER = {
-    "rollup.resource_days": "What each resource's counter moved by on a day.",
+    "rollup.resource_days": "What each resource cost on a day: its bill where there is a book, else what its counter moved by.",
     "rollup.cost_days": "The ledger: what each resource cost on a day, and what for: busy, idle, cold start, parked, storage ...",
     "rollup.wake_days": "What each wake of a machine cost on a day until its engine was ready. rollup/wakes has whole wakes.",
     "rollup.parks": "When machines left ACTIVE on a day.",
     "rollup.vm_days": "Where each machine's time went on a day: alive, on, busy, starting.",
 }
+LEDGER |= {
+    "rollup.adjustments": "Every difference between our own ledger and Hyperstack's books, with the reason it was booked for.",
+    "rollup.reconciliation_days": "How a day's books compare with our own ledger: bill, residual, what no line explains.",
+}
+BOOKS = dg.AssetKey(["raw", "billing_history"])
 SOURCES = {
     "validated.requests": ["request_log"],
     "validated.engine_counters": ["request_log"],
     "validated.vm_states": ["hyperstack", "request_log"],
+    "validated.billing_history": ["hyperstack", "billing_history"],
+    "validated.billing_graphs": ["hyperstack", "billing_history"],
+    "validated.billing_events": ["hyperstack", "billing_history"],
     "validated.invoice_lines": ["invoices"],
     "validated.quarantine": ["hyperstack", "request_log", "invoices"],
 }
@@ -63,6 +73,7 @@ def build_assets(settings: Settings, first_day: date) -> list[dg.AssetsDefinitio
     columns = {table: reports.table_schema(described) for table, described in warehouse.describe_tables().items()}
     return [
         *_raw_specs(),
+        _books(settings, days),
         _validated(settings, columns),
         _ledger(settings, columns, days),
         *[_sql_table(settings, columns, days, table) for table in (*transform.ROLLUPS, *transform.METRICS)],
@@ -96,6 +107,26 @@ def _raw_specs() -> list[dg.AssetSpec]:
     ]
 
 
+def _books(settings: Settings, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=BOOKS,
+        group_name="raw",
+        owners=OWNERS,
+        kinds={"json", "rest"},
+        description=(
+            "Hyperstack's own books of closed days, byte for byte: the organisation's total and every line. Choose days and "
+            "launch to read them again, or to make up for time that nobody watched; `late_data` then builds these days anew."
+        ),
+        partitions_def=days,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=POOL,
+    )
+    def fetch_books(context: dg.AssetExecutionContext) -> None:
+        reports.record_books(context, steps.fetch_books(settings, steps.days_of(context.partition_keys)))
+
+    return fetch_books
+
+
 def _validated(settings: Settings, columns: dict[str, dg.TableSchema]) -> dg.AssetsDefinition:
     def spec(table: str, description: str) -> dg.AssetSpec:
         return dg.AssetSpec(
@@ -121,6 +152,9 @@ def _ledger(
 ) -> dg.AssetsDefinition:
     upstream = [
         "validated.billing_snapshots",
+        "validated.billing_history",
+        "validated.billing_graphs",
+        "validated.billing_events",
         "validated.vm_states",
         "validated.requests",
         "validated.prices",

@@ -22,10 +22,12 @@ DAILY = dg.AssetSelection.groups("rollup", "metric", "publication")
 SNAPSHOT_TICK_SECONDS = 30
 """Dagster counts the interval from the last tick, so ticks of 60 s drift past minutes; a minute that has its snapshot is
 left alone."""
-INGEST_JOB, DAILY_JOB = "ingest", "daily_build"
+INGEST_JOB, DAILY_JOB, BOOKS_JOB = "ingest", "daily_build", "daily_reconciliation"
 REQUESTS = dg.AssetKey(["validated", "requests"])
 ROLLED_UP = dg.AssetKey(["rollup", "snapshot_days"])
 PUBLISHED = dg.AssetKey(["publication", "economics"])
+MONTH_SETTLED_ON = 3
+"""Day of the month on which the last day of the month before has had its D+3 within a day."""
 MOST_INGESTS = 1000
 """Most ingests that one look for late data takes up; the next look goes on from there."""
 
@@ -39,7 +41,25 @@ def build_schedules(first_day: date) -> list[dg.ScheduleDefinition]:
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
-    return [hourly, _daily(first_day)]
+    return [hourly, _daily(first_day), _reconciliation(first_day)]
+
+
+def _reconciliation(first_day: date) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name="daily_reconciliation_at_two",
+        description="Reads Hyperstack's books of yesterday, again two days later, and of the whole month after its end.",
+        job_name=BOOKS_JOB,
+        cron_schedule="0 2 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    def at_two(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
+        today = context.scheduled_execution_time.date()
+        return [
+            _one_run(days, f"{today}:{days[0]}") for days in stretches(d for d in days_due(today) if d >= first_day)
+        ]
+
+    return at_two
 
 
 def _daily(first_day: date) -> dg.ScheduleDefinition:
@@ -145,6 +165,15 @@ def _one_run(days: Sequence[date], run_key: str) -> dg.RunRequest:
     first, last = days[0].isoformat(), days[-1].isoformat()
     tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
     return dg.RunRequest(run_key=run_key, tags=tags)
+
+
+def days_due(today: date) -> list[date]:
+    """Give the days whose books are read at 02:00 of a day: D+1, D+3, and on the third of a month the month before."""
+    due = {today - ONE_DAY, today - 3 * ONE_DAY}
+    if today.day == MONTH_SETTLED_ON:
+        last = today.replace(day=1) - ONE_DAY
+        due |= set(days_between(last.replace(day=1), last))
+    return sorted(due)
 
 
 def touched_days(late: Iterable[date], last_closed: date) -> list[date]:

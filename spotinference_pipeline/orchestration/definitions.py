@@ -7,8 +7,9 @@ import dagster as dg
 from spotinference_pipeline import raw
 from spotinference_pipeline import settings as settings_module
 from spotinference_pipeline.orchestration.asset_checks import build_checks
-from spotinference_pipeline.orchestration.assets import build_assets
+from spotinference_pipeline.orchestration.assets import BOOKS, build_assets
 from spotinference_pipeline.orchestration.automation import (
+    BOOKS_JOB,
     DAILY,
     DAILY_JOB,
     INGEST_JOB,
@@ -31,6 +32,11 @@ def build(settings: Settings) -> dg.Definitions:
                 INGEST_JOB,
                 VALIDATED,
                 description="Read landed files and sealed segments into the validated tables.",
+            ),
+            dg.define_asset_job(
+                BOOKS_JOB,
+                dg.AssetSelection.assets(BOOKS) | VALIDATED,
+                description="Read Hyperstack's books of closed days; `late_data` builds these days again. Also by hand.",
             ),
             dg.define_asset_job(
                 DAILY_JOB,

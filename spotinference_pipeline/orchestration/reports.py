@@ -9,6 +9,7 @@ import polars as pl
 from spotinference_pipeline.checks import Finding
 from spotinference_pipeline.orchestration.steps import IngestReport, Written
 from spotinference_pipeline.publication import Published
+from spotinference_pipeline.reconciliation import Fetched
 from spotinference_pipeline.warehouse import Column
 
 LATE_DAYS = "late_days"
@@ -56,6 +57,15 @@ def late_days(ingest: dg.AssetMaterialization | None) -> list[date]:
     """Give the days built before that an ingest brought rows about, as `record_ingest` put them beside it."""
     noted = ingest.metadata.get(LATE_DAYS) if ingest else None
     return [date.fromisoformat(day) for day in noted.value] if isinstance(noted, dg.JsonMetadataValue) else []  # type: ignore[union-attr]
+
+
+def record_books(context: dg.AssetExecutionContext, books: Sequence[Fetched]) -> None:
+    """Put each day's raw file beside its partition."""
+    for book in books:
+        context.add_asset_metadata(
+            {"file": dg.MetadataValue.path(str(book.path)), "answers": book.exchanges, "failed": book.failed},
+            partition_key=book.utc_day.isoformat(),
+        )
 
 
 def record_tables(context: dg.AssetExecutionContext, tables: Sequence[Written]) -> None:

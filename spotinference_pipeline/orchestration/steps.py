@@ -6,9 +6,10 @@ from datetime import date
 
 import polars as pl
 
-from spotinference_pipeline import checks, publication, raw, snapshot, transform, validated
+from spotinference_pipeline import backfill, checks, publication, raw, snapshot, transform, validated
 from spotinference_pipeline.hyperstack import Hyperstack, minute_of
 from spotinference_pipeline.pacing import Pace
+from spotinference_pipeline.reconciliation import Fetched
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_warehouse
@@ -55,6 +56,11 @@ def take_snapshot(settings: Settings) -> snapshot.Snapshot:
 def sealed_segments(settings: Settings) -> list[str]:
     """Give the names of the sealed log segments."""
     return validated.segment_names(Storage(settings.request_log))
+
+
+def fetch_books(settings: Settings, days: Sequence[date]) -> list[Fetched]:
+    """Fetch Hyperstack's books of the closed days."""
+    return list(backfill.fetch_books(settings, days))
 
 
 def ingest(settings: Settings, tables: Sequence[str]) -> IngestReport:

@@ -40,6 +40,16 @@ edges as (
         sum(outside_usd) as outside_usd
     from rollup.resource_days
     where utc_day in (cast($utc_day as date), cast($utc_day as date) - 6)
+),
+
+reconciled as (
+    select
+        count(*) filter (where is_agreed) as days_reconciled,
+        count(*) filter (where is_agreed and is_final) as days_final,
+        sum(residual_usd) as residual_usd,
+        sum(unattributed_usd) as unattributed_usd
+    from rollup.reconciliation_days
+    where utc_day > cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
 )
 
 select
@@ -75,8 +85,13 @@ select
             / nullif(vm_sums.busy_seconds, 0),
             6
         ) as decimal(18, 6)
-    ) as tokens_per_busy_second
+    ) as tokens_per_busy_second,
+    reconciled.days_reconciled,
+    reconciled.days_final,
+    cast(reconciled.residual_usd as decimal(38, 15)) as residual_usd,
+    cast(reconciled.unattributed_usd as decimal(38, 15)) as unattributed_usd
 from vm_sums
 cross join token_sums
 cross join seen
 cross join edges
+cross join reconciled
