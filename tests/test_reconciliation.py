@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from spotinference_sim.hyperstack_answers import HyperstackAnswers
 from spotinference_sim.instants import to_us
 
-from spotinference_pipeline import answers, backfill, checks, ledger, reconciliation, validated
+from spotinference_pipeline import answers, backfill, checks, ledger, pacing, reconciliation, validated
 from spotinference_pipeline.errors import SettingsError
 from spotinference_pipeline.hyperstack import Hyperstack
 from spotinference_pipeline.raw import has_minute, read_exchanges
@@ -53,8 +53,8 @@ class Teller:
         return self._change(request, httpx.Response(found.status, stream=httpx.ByteStream(found.body)))
 
     def take(self, day: date, known: Known | None = None) -> reconciliation.Fetched:
-        transport = httpx.MockTransport(self.answer)
-        with Hyperstack("https://h.test/v1", "key", lambda: self.now, transport=transport) as api:
+        transport, books = httpx.MockTransport(self.answer), pacing.Pace(most_per_minute=1000)
+        with Hyperstack("https://h.test/v1", "key", lambda: self.now, pace=books, transport=transport) as api:
             pace = Pace(sleep=lambda _: None)
             return reconciliation.take(api, self.raw_dir, lambda: self.now, day, known or Known(), pace)
 

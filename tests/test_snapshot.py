@@ -174,6 +174,7 @@ def test_events_of_a_machine_that_nobody_knows_any_more_are_not_asked_for_again(
     vendor.machines = {}
     vendor.failing, vendor.failure = {events_of(1)}, 404
     assert events_of(1) in vendor.take("10:06")
+    assert vendor.taken.failed == 0
     assert vendor.take("10:07") == [*EACH_MINUTE, DELETED]
     assert vendor.take("10:08") == EACH_MINUTE
 
