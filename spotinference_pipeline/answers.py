@@ -61,6 +61,7 @@ class UsageItem(msgspec.Struct, frozen=True):
     bill_per_minute: Decimal | None = None
     terminate_time: datetime | None = None
     exclude_billing: bool = False
+    currency: str | None = None
 
 
 class Flavor(msgspec.Struct, frozen=True):
@@ -96,12 +97,14 @@ class Price(msgspec.Struct, frozen=True):
     name: str
     value: Decimal
     original_value: Decimal | None = None
+    currency: str | None = None
 
 
 class Credit(msgspec.Struct, frozen=True):
     """The prepaid balance in USD; may be below zero."""
 
     credit: Decimal
+    currency: str | None = None
 
 
 class GraphPoint(msgspec.Struct, frozen=True):
@@ -132,6 +135,7 @@ class BillingRow(msgspec.Struct, frozen=True):
 
     metrics: dict[str, msgspec.Raw]
     attributes: BillingAttributes = BillingAttributes()
+    currency: str | None = None
 
     def amounts(self) -> dict[str, Decimal]:
         """Give the row's amounts of money by their names; a figure that is null is left out.
@@ -195,6 +199,12 @@ def is_empty_list(endpoint: str, content: bytes) -> bool:
     except HyperstackError:
         return False
     return bytes(members.get("error_reason", b"")) == b'"not_found"'
+
+
+def foreign_currency(item: Item) -> str | None:
+    """Give the currency of an item whose money is not US dollars; Hyperstack names none in these answers, as yet."""
+    currency = item.currency if isinstance(item, UsageItem | Price | Credit | BillingRow) else None
+    return None if currency is None or currency.lower() == "usd" else currency
 
 
 def utc(instant: datetime) -> datetime:

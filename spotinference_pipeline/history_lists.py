@@ -1,14 +1,14 @@
 """A list of the billing history over all its pages: which rows there are, and whether all of them were read.
 
 Owns what makes two rows the same (`attributes.id`, the billing system's own), when a page is the last, and when a list
-is whole. The answer's counters (`total_count`, `pages`) contradict each other and decide nothing. Asking for the pages is
+is whole. The answer's counters (`total_count`, `pages`) contradict each other and decide nothing. One request is
 `hyperstack`'s; what a row says is in `answers`.
 
 Source: the vendor's examples of 2026: 13 rows at 10 a page with `pages` 1; lists are computed anew for each page.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -17,6 +17,10 @@ from spotinference_pipeline.answers import BadItem, BillingRow, read_items
 from spotinference_pipeline.errors import HyperstackError, RawFileError
 from spotinference_pipeline.raw import Exchange
 
+ROWS_PER_PAGE = 100
+MOST_PAGES = 100
+"""Most pages of one pass through a list: 10,000 resources."""
+MOST_PASSES = 3
 UNPAGED = frozenset({"contract"})
 """Kinds whose list comes as a whole."""
 
@@ -49,6 +53,36 @@ def read_history_list(exchanges: Sequence[Exchange]) -> HistoryList:
             else:
                 bad[item.content] = item
     return HistoryList(tuple(rows.values()), tuple(bad.values()), _problem(exchanges, passes, bool(bad)))
+
+
+def fetch_pages(fetch: Callable[[dict[str, str]], list[Exchange]]) -> list[Exchange]:
+    """Go through a list with a function that asks for one page and gives its tries; give all that was taken.
+
+    A page that is not full, or that brings no row unseen in this pass, is the last. A list of several pages moves while it
+    is read: it is read again until two passes name the same rows.
+    """
+    taken: list[Exchange] = []
+    before: frozenset[str] | None = None
+    for _ in range(MOST_PASSES):
+        pages, rows = _fetch_pass(fetch)
+        taken += pages
+        if pages[-1].query["page"] == "1" or pages[-1].status != 200 or rows == before:
+            break
+        before = rows
+    return taken
+
+
+def _fetch_pass(fetch: Callable[[dict[str, str]], list[Exchange]]) -> tuple[list[Exchange], frozenset[str]]:
+    taken: list[Exchange] = []
+    seen: frozenset[str] = frozenset()
+    for page in range(1, MOST_PAGES + 1):
+        taken += fetch({"per_page": str(ROWS_PER_PAGE), "page": str(page)})
+        rows = identities(taken[-1])
+        is_last = not is_full(taken[-1], ROWS_PER_PAGE) or rows <= seen
+        seen |= rows
+        if is_last:
+            break
+    return taken, seen
 
 
 def identities(exchange: Exchange) -> frozenset[str]:

@@ -26,7 +26,7 @@ from spotinference_pipeline.answers import (
     VOLUMES,
 )
 from spotinference_pipeline.errors import HyperstackError
-from spotinference_pipeline.history_lists import UNPAGED, identities, is_full
+from spotinference_pipeline.history_lists import UNPAGED, fetch_pages
 from spotinference_pipeline.http_get import ANSWER_SECONDS, HttpGet
 from spotinference_pipeline.pacing import KEPT_FOR_RETRIES, Pace, describe, is_settled, was_asked
 from spotinference_pipeline.raw import Exchange, Pause
@@ -41,11 +41,6 @@ READS = re.compile(
 BUDGET_SECONDS = 28.0
 """After this time a snapshot asks nothing more: with the last answer's time it stays within 50 seconds."""
 RETRYABLE_STATUSES = frozenset({500, 502, 503, 504})
-ROWS_PER_PAGE = 100
-MOST_PAGES = 100
-"""Most pages of one pass through a list: 10,000 resources."""
-MOST_PASSES = 3
-"""A list of several pages moves while it is read; it is read again until two passes name the same rows."""
 
 
 stamina.instrumentation.set_on_retry_hooks([])
@@ -133,20 +128,12 @@ class Hyperstack:
     def fetch_history_list(self, scheduled_at: datetime, kind: str, start: datetime, end: datetime) -> list[Exchange]:
         """Ask for all pages of one kind's history of [start, end), such as "virtual-machine".
 
-        The answer's own counters are not trusted: a page that is not full, or that brings no row unseen in this pass,
-        is the last. What the exchanges say together is read by `history_lists.read_history_list`.
+        What the exchanges say together is read by `history_lists.read_history_list`.
         """
+        endpoint, window = f"{HISTORY}/{kind}", _window(start, end)
         if kind in UNPAGED:
-            return self.fetch(scheduled_at, f"{HISTORY}/{kind}", _window(start, end))
-        taken: list[Exchange] = []
-        before: frozenset[str] | None = None
-        for _ in range(MOST_PASSES):
-            pages, rows = self._fetch_pages(scheduled_at, f"{HISTORY}/{kind}", _window(start, end))
-            taken += pages
-            if pages[-1].query["page"] == "1" or pages[-1].status != 200 or rows == before:
-                break
-            before = rows
-        return taken
+            return self.fetch(scheduled_at, endpoint, window)
+        return fetch_pages(lambda page: self.fetch(scheduled_at, endpoint, window | page))
 
     def fetch_history_detail(
         self, scheduled_at: datetime, kind: str, resource_id: int, start: datetime, end: datetime
@@ -173,21 +160,6 @@ class Hyperstack:
     def fetch_payments(self, scheduled_at: datetime) -> list[Exchange]:
         """Ask for all payments with their tax."""
         return self.fetch(scheduled_at, PAYMENTS, {})
-
-    def _fetch_pages(
-        self, scheduled_at: datetime, endpoint: str, window: dict[str, str]
-    ) -> tuple[list[Exchange], frozenset[str]]:
-        """Go through a list once; give each page's last exchange with the tries before it, and the rows' identities."""
-        taken: list[Exchange] = []
-        seen: frozenset[str] = frozenset()
-        for page in range(1, MOST_PAGES + 1):
-            taken += self.fetch(scheduled_at, endpoint, window | {"per_page": str(ROWS_PER_PAGE), "page": str(page)})
-            rows = identities(taken[-1])
-            is_last = not is_full(taken[-1], ROWS_PER_PAGE) or rows <= seen
-            seen |= rows
-            if is_last:
-                break
-        return taken, seen
 
     def fetch(self, scheduled_at: datetime, endpoint: str, query: dict[str, str]) -> list[Exchange]:
         """Ask for one path that is known to be a read.

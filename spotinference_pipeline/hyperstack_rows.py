@@ -72,7 +72,7 @@ def add_exchange(batch: Batch, exchange: Exchange, file: str, line: int) -> tupl
         else:
             items, drift = len(found), ", ".join(unknown_fields(exchange.endpoint, content)) or None
             for position, item in enumerate(found):
-                _add_item(batch, exchange, item, (file, line), position)
+                problem = _add_item(batch, exchange, item, (file, line), position) or problem
     batch.keep(file)
     return (
         exchange.scheduled_at,
@@ -119,19 +119,25 @@ def _add_item(
     item: answers.Item | answers.BadItem,
     source: tuple[str, int],
     position: int,
-) -> None:
+) -> str | None:
+    """Add an item's rows, or refuse it; give the reason where it makes the whole answer doubtful."""
     if isinstance(item, answers.BadItem):
         batch.refuse(*source, item.position, exchange.endpoint, item.reason, item.content)
-        return
+        return None
+    if (currency := answers.foreign_currency(item)) is not None:
+        reason = f"currency: expected usd, found {currency[:20]!r}"
+        batch.refuse(*source, f"item {position}", _READERS[type(item)][0], reason, msgspec.json.encode(item))
+        return reason
     table, to_rows = _READERS[type(item)]
     try:
         rows = to_rows(exchange, item)
     except (ArithmeticError, LookupError, ValueError) as error:
         reason = f"value out of range ({type(error).__name__})"
         batch.refuse(*source, f"item {position}", table, reason, msgspec.json.encode(item))
-        return
+        return None
     for row in rows:
         batch.add(table, (*row, *source))
+    return None
 
 
 def _usage_rows(exchange: Exchange, item: answers.UsageItem) -> list[tuple[Any, ...]]:

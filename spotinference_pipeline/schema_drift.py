@@ -30,7 +30,7 @@ def _names(text: str) -> frozenset[str]:
 _KNOWN: dict[type, frozenset[str]] = {
     UsageItem: _names(
         "resource_id resource_type name organization_id bill_per_minute create_time terminate_time total_up_time "
-        "total_bill active exclude_billing"
+        "total_bill active exclude_billing currency"
     ),
     VirtualMachine: _names(
         "id name status power_state vm_state environment image os flavor keypair volume_attachments fixed_ip floating_ip "
@@ -38,9 +38,9 @@ _KNOWN: dict[type, frozenset[str]] = {
         "is_snapshotting port_randomization port_randomization_status requires_public_ip enhanced_metrics"
     ),
     VmEvent: _names("id instance_id user_id org_id time type reason object message"),
-    Price: _names("id name value original_value discount_applied start_time end_time"),
-    Credit: _names("credit threshold can_create_instance"),
-    BillingRow: _names("attributes metrics"),
+    Price: _names("id name value original_value discount_applied start_time end_time currency"),
+    Credit: _names("credit threshold can_create_instance currency"),
+    BillingRow: _names("attributes metrics currency"),
     BillingEvent: _names("start event event_duration price_per_hour total_cost"),
 }
 _KNOWN_METRICS = _names(

@@ -17,7 +17,6 @@ from spotinference_pipeline.pacing import is_settled, was_asked
 REMEMBERED_MINUTES = 15
 EACH_MINUTE = frozenset({answers.USAGE, answers.HISTORY, answers.VIRTUAL_MACHINES, answers.CREDIT})
 TERMINATED = f"{answers.USAGE}?deleted=true"
-_OCCASIONAL = frozenset({TERMINATED, answers.PRICE_BOOK, answers.VOLUMES, answers.SNAPSHOTS})
 
 
 @dataclass
@@ -87,11 +86,7 @@ def read_back(raw_dir: Path) -> list[raw.Exchange]:
     taken: list[list[raw.Exchange]] = []
     minutes: set[datetime] = set()
     for file in _newest_first(raw_dir):
-        exchanges = [
-            exchange
-            for _, exchange in raw.read_exchanges(file.read_bytes())
-            if isinstance(exchange, raw.Exchange) and _is_of_snapshots(exchange)
-        ]
+        exchanges = _of_snapshots(file)
         taken.append(exchanges)
         minutes.update(exchange.scheduled_at for exchange in exchanges)
         if len(minutes) >= REMEMBERED_MINUTES:
@@ -100,15 +95,16 @@ def read_back(raw_dir: Path) -> list[raw.Exchange]:
     return [exchange for exchanges in reversed(taken) for exchange in exchanges if exchange.scheduled_at in remembered]
 
 
+def _of_snapshots(file: Path) -> list[raw.Exchange]:
+    """Read a file of snapshots, which begins with the counters; books lie beside them and keep a pace of their own."""
+    found = (line for _, line in raw.read_exchanges(file.read_bytes()) if isinstance(line, raw.Exchange))
+    first = next(found, None)
+    return [first, *found] if first is not None and name_of(first) == answers.USAGE else []
+
+
 def _newest_first(raw_dir: Path) -> Iterator[Path]:
     for folder in sorted(raw_dir.glob("????-??-??"), reverse=True)[:2]:
         # Names alone: to make a thousand paths would cost more than all the reading.
         for name in sorted(os.listdir(folder), reverse=True):  # noqa: PTH208
             if name.endswith(".jsonl"):
                 yield folder / name
-
-
-def _is_of_snapshots(exchange: raw.Exchange) -> bool:
-    """Tell snapshots' own calls from those of the books, which keep a pace of their own in the same folder."""
-    name = name_of(exchange)
-    return name in EACH_MINUTE or name in _OCCASIONAL or (name.startswith("/core/") and name.endswith("/events"))

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from spotinference_pipeline import answers, hyperstack
+from spotinference_pipeline import answers, history_lists
 from spotinference_pipeline.history_lists import read_history_list
 from spotinference_pipeline.hyperstack import Hyperstack
 from spotinference_pipeline.pacing import Pace
@@ -117,7 +117,7 @@ def test_F048_a_list_that_never_stands_still_is_told_to_be_partial(words: Any) -
     shelf = Shelf(words, 150)
     shelf.moves = dict.fromkeys(range(1, 20), replace)
     found = read_history_list(shelf.fetch())
-    assert len(shelf.pages) == 2 * hyperstack.MOST_PASSES
+    assert len(shelf.pages) == 2 * history_lists.MOST_PASSES
     assert found.problem == "the list moved while it was read, in 3 passes"
 
 
@@ -130,8 +130,8 @@ def test_F048_a_bill_that_changed_between_passes_counts_as_it_was_last(words: An
 
 
 def test_pages_end_at_a_cap(words: Any) -> None:
-    shelf = Shelf(words, 100 * (hyperstack.MOST_PAGES + 1))
-    assert len(shelf.fetch()) == 2 * hyperstack.MOST_PAGES
+    shelf = Shelf(words, 100 * (history_lists.MOST_PAGES + 1))
+    assert len(shelf.fetch()) == 2 * history_lists.MOST_PAGES
 
 
 def test_a_page_that_cannot_be_had_makes_the_list_partial(words: Any) -> None:

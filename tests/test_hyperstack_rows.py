@@ -254,3 +254,65 @@ def test_F045_an_item_without_a_field_is_quarantined_with_its_bytes(words: Any) 
     assert len(batch.rows["validated.billing_snapshots"]) == 1
     assert batch.quarantine[0][1:3] == (1, "item 1")
     assert "canary" in batch.quarantine[0][5]
+
+
+@pytest.mark.parametrize("currency", ["eur", "EUR", "", "x" * 40])
+def test_F049_money_of_another_currency_is_refused_and_its_answer_is_not_good(words: Any, currency: str) -> None:
+    usages = words.usages(words.usage(currency=currency), words.usage(resource_id=2, currency="USD"))
+    prices = words.encode([{"name": "RAM", "value": "1", "currency": currency}])
+    credit = words.encode({"status": True, "data": {"credit": 1, "currency": currency}})
+    for endpoint, content in ((answers.USAGE, usages), (answers.PRICE_BOOK, prices), (answers.CREDIT, credit)):
+        batch, own = rows_of(words.exchange(endpoint, content))
+        assert batch.quarantine[0][4] == own["problem"] == f"currency: expected usd, found {currency[:20]!r}"
+        assert own["is_good"] is False
+        assert own["schema_drift"] is None
+        kept = [row[2] for row in batch.rows.get("validated.billing_snapshots", [])]
+        assert kept == ([2] if endpoint == answers.USAGE else [])
+
+
+@pytest.mark.parametrize(
+    ("date", "skew"),
+    [
+        ("Sun, 22 Nov 2026 10:00:00 GMT", 0),
+        ("Sun, 22 Nov 2026 10:02:00 GMT", 120),
+        ("Sun, 22 Nov 2026 09:58:30 GMT", -90),
+        ("Sun, 22 Nov 2026 10:00:00 -0000", 0),
+        ("Fri, 31 Dec 9999 23:59:59 -1400", 251_606_959_198),
+        ("yesterday", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_F055_the_vendors_clock_is_compared_with_ours(words: Any, date: str | None, skew: int | None) -> None:
+    _, own = rows_of(words.exchange(answers.USAGE, words.usages(), date=date))
+    assert own["clock_skew_seconds"] == skew
+    assert own["is_good"]
+
+
+def test_F046_new_fields_are_named_and_their_items_are_read(words: Any) -> None:
+    usages = words.usages(words.usage(carbon={"grams": 1}, total_bill_eur=1), words.usage(resource_id=2, carbon=None))
+    batch, own = rows_of(words.exchange(answers.USAGE, usages))
+    assert own["schema_drift"] == "carbon, total_bill_eur"
+    assert own["is_good"]
+    assert len(batch.rows["validated.billing_snapshots"]) == 2
+    assert not batch.quarantine
+
+
+def test_F046_a_new_category_of_cost_is_named(words: Any) -> None:
+    metrics = {"incurred_bill": 1, "cluster_cost": 1, "usage_time_ACTIVE": 1, "gpu_incurred_bill": 1}
+    body = words.encode({"status": True, "x": {"billing_history": [{"metrics": metrics, "note": 1}, {"metrics": []}]}})
+    _, own = rows_of(words.exchange(answers.HISTORY, body, query=WINDOW))
+    assert own["schema_drift"] == "metrics.cluster_cost, note"
+
+
+def test_F046_names_of_new_fields_are_few_and_short(words: Any) -> None:
+    noisy = words.usage(**{f"{place:03d}{'x' * 100},": 1 for place in range(200)})
+    _, own = rows_of(words.exchange(answers.USAGE, words.usages(noisy)))
+    assert own["schema_drift"].count(",") == 19
+    assert len(own["schema_drift"]) < 20 * 67
+
+
+def test_an_empty_list_whose_body_is_not_the_one_that_came_is_a_failure(words: Any) -> None:
+    lost = words.exchange(f"{answers.HISTORY}/cluster", b'{"error_reason":"not_found"}', status=404, sha256="0" * 64)
+    _, own = rows_of(lost)
+    assert (own["is_good"], own["problem"]) == (False, "status 404")

@@ -218,8 +218,9 @@ def test_what_was_landed_badly_is_not_believed(vendor: Vendor, words: Any) -> No
     settle(vendor)
     lying = words.exchange("/core/virtual-machines", words.fleet(words.machine(1, "ERROR")), "10:08", sha256="0" * 64)
     html = words.exchange("/core/virtual-machines", b"<html>", "10:08")
+    usage = words.exchange("/billing/billing/usage", words.usages(words.usage(resource_id=1)), "10:08")
     (vendor.folder / "2026-11-22" / "20261122T100800Z.00000000.jsonl").write_bytes(
-        raw.encode_exchange(lying) + raw.encode_exchange(html) + b"torn"
+        b"".join(map(raw.encode_exchange, (usage, lying, html))) + b"torn"
     )
     assert vendor.take("10:09") == EACH_MINUTE
 
@@ -273,6 +274,7 @@ def test_a_second_snapshot_beside_a_running_one_asks_nothing_and_lands_nothing(v
 
 def test_files_of_the_books_in_the_same_folder_change_no_snapshot(vendor: Vendor, words: Any) -> None:
     settle(vendor)
-    lists = [words.exchange("/billing/billing/history/volume", b"{}", "10:05", status=429) for _ in range(200)]
+    paths = ["/billing/billing/history", "/billing/billing/history/volume", "/core/virtual-machines/1/events"] * 60
+    lists = [words.exchange(path, b"{}", "10:05:50", status=429) for path in paths]
     raw.append_exchanges(vendor.folder, lists, "00000000")
     assert vendor.take("10:06") == EACH_MINUTE

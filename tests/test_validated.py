@@ -464,3 +464,23 @@ def test_the_tables_do_not_depend_on_the_order_of_ingest(
 
     order = data.draw(st.permutations(range(4)))
     assert tables(order, data.draw(st.booleans())) == tables(list(range(4)), at_once=True)
+
+
+def test_F047_rows_that_come_twice_in_a_page_count_once_and_contradictions_are_kept_apart(
+    desk: Any, words: Any
+) -> None:
+    window = {"start_date": "2026-11-21T00:00:00", "end_date": "2026-11-22T00:00:00"}
+    usage, price = words.usage("1"), {"name": "RAM", "value": "1"}
+    desk.land(
+        words.exchange(answers.USAGE, words.usages(usage, usage, words.usage("2")), query={"deleted": "false"}),
+        words.exchange(answers.PRICE_BOOK, words.encode([price, price, price | {"value": "2"}])),
+        words.exchange(f"{answers.HISTORY}/volume", words.history((1, "1"), (1, "1"), (1, "2")), query=window),
+    )
+    done = desk.ingest()
+    tables = ("billing_snapshots", "prices", "billing_history")
+    assert [desk.count(table) for table in tables] == [1, 1, 1]
+    assert (done.rows_repeated, done.rows_quarantined) == (3, 3)
+    assert {reason.partition(":")[0] for (reason,) in desk.rows("select reason from validated.quarantine")} == {
+        "conflict"
+    }
+    assert_adds_up(desk)

@@ -1,0 +1,1 @@
+"""What a day of minute snapshots costs: requests, processor time, bytes."""
