@@ -40,6 +40,7 @@ from spotinference_sim.vllm_alone import SimulatedVllm
 from spotinference_sim.vllm_options import Options as VllmOptions
 
 from spotinference_pipeline import contracts, hyperstack_rows, ledger, raw, transform, validated
+from spotinference_pipeline.answers import HISTORY, HISTORY_LISTS
 from spotinference_pipeline.batch import to_frame
 from spotinference_pipeline.processes import free_port
 from spotinference_pipeline.settings import Settings
@@ -502,6 +503,27 @@ class Books:
             usage_source="none",
             is_recovered=False,
         )
+
+    def book(self, bills: Mapping[tuple[str, int], str], total: str, at: str = "2026-11-23T02:00") -> None:
+        """Hyperstack's whole book of the day, in a file of its own."""
+        file, observed_at, window = f"book of {at}", _at(at), (_at("00:00"), _at("2026-11-23T00:00"))
+        dates = "&".join(
+            f"{name}={instant:%Y-%m-%dT%H:%M:%S}"
+            for name, instant in zip(("start_date", "end_date"), window, strict=True)
+        )
+        endpoints = [HISTORY, *(f"{HISTORY}/{kind}" for kind, is_needed in HISTORY_LISTS.items() if is_needed)]
+        asked = [
+            (observed_at, observed_at, endpoint, dates, 200, True, 0, None, file, place)
+            for place, endpoint in enumerate(endpoints)
+        ]
+        self.warehouse.append("validated.exchanges", to_frame(asked, hyperstack_rows.EXCHANGE_SCHEMA))
+        lines = [("organisation", None, total), *((*key, bill) for key, bill in bills.items())]
+        rows = [
+            (observed_at, *window, kind, number, f"{kind}/{number}", None, "incurred_bill", Decimal(bill), file, place)
+            for place, (kind, number, bill) in enumerate(lines)
+        ]
+        table = "validated.billing_history"
+        self.warehouse.append(table, to_frame(rows, contracts.polars_schema(table)))
 
     def public_ip_price(self, at: str, usd_per_hour: str) -> None:
         self.add("prices", observed_at=_at(at), price_name="PublicIP", usd_per_hour=Decimal(usd_per_hour))

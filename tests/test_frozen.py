@@ -22,7 +22,7 @@ METHOD_VERSION = 1
 METHOD_SQL = {
     "metric.cost_parts": "0b6797985e2296cbcc73dd595df08c5bb9bd4d300337335af764a6a70f0a3c1c",
     "metric.cost_per_mtok": "9d1359a3e3447628a2a90b2bdaf048f792c049b5c12a152e443caa5534b17492",
-    "metric.figures": "9393fef4d36b2a6fc0821166c0110f8657d838a125e68e3259b135a09d76f775",
+    "metric.figures": "29264ec0c1781b0da8d8eb7d3af729cd7b701169ab893f295aefc9cb4a8099d5",
     "metric.inputs": "936eefe7ec528db1449050af3398ff4faacc46512adcc4c261e813bf548a540f",
     "metric.paid": "b35e322a05f45413e1a557b82c68558fba3c7db7398515d69622dce8e9fb045c",
     "metric.served": "bab7da2f34c2360125a70626cb9fdc86fb31dc11ca2a953989678b7bd8bc3f91",

@@ -444,3 +444,53 @@ def test_tables_keep_their_types_when_a_day_is_empty(books: Any) -> None:
     books.build()
     assert [table.height for table in books.tables()] == [0, 0, 0, 0, 0]
     assert books.tables()[1].schema["cost_usd"] == pl.Decimal(38, 15)
+
+
+# Days with a book
+
+
+def test_a_bill_decides_the_amount_and_our_hours_its_parts(books: Any) -> None:
+    """Our counters say $3.60, a quarter of the hour busy; Hyperstack says $3.61 and $0.05 that no line explains."""
+    for minute in range(0, 60, 10):
+        books.reading(f"10:{minute:02}", f"{100 + minute * 0.06:.2f}")
+    books.reading("11:10", "103.60", None, ended="11:00")
+    books.fleet("10:00")
+    books.request("10:00", "10:15")
+    books.book({VM: "3.61"}, total="3.66")
+    assert books.build() == {VM: usd(busy="0.9025", idle="2.7075"), ("unattributed", 0): usd(other="0.05")}
+    row = books.resource()
+    assert (row["cost_usd"], row["counter_usd"], row["source"]) == (Decimal("3.61"), Decimal("3.6"), "books")
+    assert (row["edge_usd"], row["unseen_seconds"]) == (0, 0)
+    booked = books.warehouse.query("select reason, cost_usd from rollup.adjustments order by reason").rows()
+    assert booked == [("rate", Decimal("0.01")), ("unattributed", Decimal("0.05"))]
+    assert_adds_up(books)
+
+
+def test_hours_that_nobody_saw_take_what_is_left_of_the_bill(hour: Any) -> None:
+    """Read at 10:00 and 11:00 and never again: 14 hours share the bill alike, the busy quarter hour has its part."""
+    hour.request("10:00", "10:15")
+    hour.book({VM: "50.4"}, total="50.4")
+    assert hour.build() == {VM: usd(busy="0.9", idle="49.5")}
+    assert hour.resource()["source"] == "books, hours inferred"
+    assert hour.resource()["unseen_seconds"] == 14 * 3600
+    assert hour.warehouse.query("from rollup.adjustments")["reason"].to_list() == ["gap"]
+
+
+def test_a_line_that_nobody_saw_is_a_resource_of_the_day(books: Any) -> None:
+    books.book({("bucket", 5): "0.25", ("vm", 6): "24"}, total="24.25")
+    assert books.build() == {("bucket", 5): usd(storage="0.25"), ("vm", 6): usd(idle="24")}
+    assert {row[3] for row in books.warehouse.query("from rollup.adjustments").rows()} == {"unseen"}
+
+
+def test_a_later_book_corrects_an_earlier_one(books: Any) -> None:
+    books.book({("volume", 5): "1"}, total="1")
+    books.book({("volume", 5): "1.5"}, total="1.5", at=f"{MORROW}T12:00")
+    assert books.build() == {("volume", 5): usd(storage="1.5")}
+    booked = books.warehouse.query("select reason, cost_usd from rollup.adjustments order by booked_at").rows()
+    assert booked == [("unseen", Decimal(1)), ("correction", Decimal("0.5"))]
+
+
+def test_a_day_of_a_negative_bill_is_a_credit(books: Any) -> None:
+    books.book({VM: "-2"}, total="-2")
+    assert books.build() == {VM: usd(credit="-2")}
+    assert_adds_up(books)

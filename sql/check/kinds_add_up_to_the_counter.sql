@@ -1,4 +1,4 @@
--- Resources whose cost by kind is not what their counter moved by that day.
+-- Resources whose cost by kind is not their cost of that day: the bill, or what their counter moved by.
 select
     days.utc_day,
     days.resource_type,
