@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from spotinference_pipeline import checks, pacing, reconciliation, transform, validated
+from spotinference_pipeline import checks, reconciliation, transform, validated
 from spotinference_pipeline.books import read_books
 from spotinference_pipeline.hyperstack import Hyperstack
-from spotinference_pipeline.reconciliation import Fetched, Pace
+from spotinference_pipeline.pacing import Pace
+from spotinference_pipeline.reconciliation import Fetched
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_warehouse
@@ -26,7 +27,7 @@ class BuiltDay:
     broken: list[checks.Finding]
 
 
-def fetch_books(settings: Settings, days: Sequence[date], make_pace: Callable[[], Pace] = Pace) -> Iterator[Fetched]:
+def fetch_books(settings: Settings, days: Sequence[date]) -> Iterator[Fetched]:
     """Read what has landed, then fetch the books of closed days, oldest first, each as one raw file.
 
     The warehouse is not held open meanwhile.
@@ -37,16 +38,17 @@ def fetch_books(settings: Settings, days: Sequence[date], make_pace: Callable[[]
     with open_warehouse(settings.warehouse_path) as warehouse:
         validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
         known = {day: reconciliation.read_known(warehouse, day) for day in days}
+    pace = Pace(most_per_minute=settings.reconcile_requests_per_minute, key_changed_at=settings.key_changed_at())
     for day in sorted(days):
         with Hyperstack(
             settings.hyperstack_url,
             settings.api_key(),
             settings.clock,
             budget_seconds=reconciliation.BUDGET_SECONDS,
-            pace=pacing.Pace(most_per_minute=reconciliation.MOST_PER_MINUTE),
+            pace=pace,
             patience_seconds=reconciliation.PATIENCE_SECONDS,
         ) as hyperstack:
-            yield reconciliation.take(hyperstack, settings.raw_dir, settings.clock, day, known[day], make_pace())
+            yield reconciliation.take(hyperstack, settings.raw_dir, settings.clock, day, known[day])
 
 
 def is_whole(warehouse: Warehouse, fetched: Fetched) -> bool:

@@ -28,7 +28,7 @@ from spotinference_pipeline.answers import (
 from spotinference_pipeline.errors import HyperstackError
 from spotinference_pipeline.history_lists import UNPAGED, fetch_pages
 from spotinference_pipeline.http_get import ANSWER_SECONDS, HttpGet
-from spotinference_pipeline.pacing import KEPT_FOR_RETRIES, Pace, describe, is_settled, was_asked
+from spotinference_pipeline.pacing import KEPT_FOR_RETRIES, LIMITED, Pace, describe, is_settled, was_asked
 from spotinference_pipeline.raw import Exchange, Pause
 
 READS = re.compile(
@@ -216,8 +216,8 @@ class Hyperstack:
     def _unasked(self, scheduled_at: datetime, endpoint: str, query: dict[str, str]) -> Exchange | None:
         """Give the record of a call that time or pace forbid; wait for the pace where there is patience."""
         now = self._clock()
-        wait = (self.pace.allowed_from(now) - now).total_seconds()
-        if 0 < wait <= self._patience_seconds:
+        wait, paused = (self.pace.allowed_from(now) - now).total_seconds(), self.pace.pause_at(now)
+        if (paused is None or paused.why == LIMITED) and 0 < wait <= self._patience_seconds:
             self._sleep(wait)
             now = self._clock()
         if self._elapsed() - self._began > self._budget_seconds:

@@ -2,16 +2,15 @@
 
 Owns which calls a book takes: the organisation's total, every list of lines with all its pages, AI lists where the total
 shows AI cost, and for machines that nobody looked at for a while their graph, billing events and events, so that hours
-and states can be rebuilt. Keeps to a pace of its own, apart from the minute snapshot's. What a book means is `books`',
+and states can be rebuilt. The pace is the client's, apart from the minute snapshot's. What a book means is `books`',
 what follows from it `settlement`'s.
 
 Source: the vendor's API description; its limit is 500 requests a minute and address, shared by everybody behind it.
 """
 
 import secrets
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -28,11 +27,8 @@ from spotinference_pipeline.settlement import HOLE
 from spotinference_pipeline.warehouse import Warehouse
 from spotinference_pipeline.windows import Window, day_window, to_microseconds
 
-SECONDS_PER_REQUEST = 0.5
-"""120 requests a minute: a quarter of what the vendor allows, so that snapshots and others behind the address go on."""
-MOST_PER_MINUTE = 130
 PATIENCE_SECONDS = 120.0
-"""How long one call waits for a pause to end, as after a 429."""
+"""How long one call waits for its turn, or for the end of the pause after a 429."""
 BUDGET_SECONDS = 1800.0
 """After this time nothing more is asked: a book that takes longer is incomplete, and is fetched again another time."""
 VIRTUAL_MACHINE = "virtual-machine"
@@ -60,27 +56,6 @@ class Fetched:
     def source_file(self) -> str:
         """Name the file as the validated tables do."""
         return f"hyperstack/{self.path.parent.name}/{self.path.name}"
-
-
-@dataclass
-class Pace:
-    """Waits before a call until the calls before it have had their time."""
-
-    elapsed: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-    taken: list[raw.Exchange] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._began = self.elapsed()
-
-    def ask(self, fetch: Callable[[], list[raw.Exchange]]) -> list[raw.Exchange]:
-        """Ask when it is time; keep and give the exchanges."""
-        wait = self._began + len(self.taken) * SECONDS_PER_REQUEST - self.elapsed()
-        if wait > 0:
-            self.sleep(wait)
-        found = fetch()
-        self.taken += found
-        return found
 
 
 def check_settled(utc_day: date, now: datetime) -> None:
@@ -124,7 +99,6 @@ def take(
     clock: Callable[[], datetime],
     utc_day: date,
     known: Known,
-    pace: Pace | None = None,
 ) -> Fetched:
     """Fetch the day's book now and land it as one raw file; a failed call is a line in it like any other.
 
@@ -132,27 +106,30 @@ def take(
     Raises: SettingsError when the day's bills still move; RawFileError when the file cannot be written.
     """
     check_settled(utc_day, clock())
-    pace = pace or Pace()
+    taken: list[raw.Exchange] = []
     window, scheduled_at = day_window(utc_day), minute_of(clock())
-    total = pace.ask(lambda: hyperstack.fetch_history(scheduled_at, window.start, window.end))
-    has_ai = _shows_ai(total)
+    taken += hyperstack.fetch_history(scheduled_at, window.start, window.end)
+    has_ai = _shows_ai(taken)
     billed: set[Key] = set()
     for kind, is_needed in HISTORY_LISTS.items():
         if is_needed or has_ai:
-            billed |= _read_list(hyperstack, pace, (scheduled_at, kind, window), known)
+            billed |= _read_list(hyperstack, taken, (scheduled_at, kind, window), known)
     for vm_id in sorted(number for kind, number in billed if kind == "vm" and number not in known.seen_vms):
-        _ask_about(hyperstack, pace, scheduled_at, vm_id, window)
-    path = raw.append_exchanges(raw_dir, pace.taken, f"books-{secrets.token_hex(4)}")
-    return Fetched(path, utc_day, len(pace.taken), sum(exchange.status not in (200, 404) for exchange in pace.taken))
+        taken += _ask_about(hyperstack, scheduled_at, vm_id, window)
+    path = raw.append_exchanges(raw_dir, taken, f"books-{secrets.token_hex(4)}")
+    return Fetched(path, utc_day, len(taken), sum(exchange.status not in (200, 404) for exchange in taken))
 
 
-def _read_list(hyperstack: Hyperstack, pace: Pace, asked: tuple[datetime, str, Window], known: Known) -> set[Key]:
+def _read_list(
+    hyperstack: Hyperstack, taken: list[raw.Exchange], asked: tuple[datetime, str, Window], known: Known
+) -> set[Key]:
     scheduled_at, kind, window = asked
     resource_type = type_of_list(kind)
     expected = {key for key in known.spending if key[0] == resource_type}
     found: set[Key] = set()
     for _ in range(2):
-        exchanges = pace.ask(lambda: hyperstack.fetch_history_list(scheduled_at, kind, window.start, window.end))
+        exchanges = hyperstack.fetch_history_list(scheduled_at, kind, window.start, window.end)
+        taken += exchanges
         found |= {
             (resource_type, row.attributes.infrahub_id)
             for row in read_history_list(exchanges).rows
@@ -163,12 +140,14 @@ def _read_list(hyperstack: Hyperstack, pace: Pace, asked: tuple[datetime, str, W
     return found
 
 
-def _ask_about(hyperstack: Hyperstack, pace: Pace, scheduled_at: datetime, vm_id: int, window: Window) -> None:
+def _ask_about(hyperstack: Hyperstack, scheduled_at: datetime, vm_id: int, window: Window) -> list[raw.Exchange]:
     """Ask how one machine's money and states lay within the day."""
     span = window.start, window.end
-    pace.ask(lambda: hyperstack.fetch_graph(scheduled_at, VIRTUAL_MACHINE, vm_id, *span))
-    pace.ask(lambda: hyperstack.fetch_billing_events(scheduled_at, VIRTUAL_MACHINE, vm_id, *span))
-    pace.ask(lambda: hyperstack.fetch_vm_events(scheduled_at, vm_id))
+    return [
+        *hyperstack.fetch_graph(scheduled_at, VIRTUAL_MACHINE, vm_id, *span),
+        *hyperstack.fetch_billing_events(scheduled_at, VIRTUAL_MACHINE, vm_id, *span),
+        *hyperstack.fetch_vm_events(scheduled_at, vm_id),
+    ]
 
 
 def _shows_ai(total: Iterable[raw.Exchange]) -> bool:

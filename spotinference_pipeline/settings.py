@@ -33,7 +33,8 @@ class Settings(BaseModel):
 
     Paths are absolute. `now` is the clock for tests, demos and replays; None means the real one. `models` maps a model's
     name to the ids of the VMs that serve it. Gates: `min_snapshot_coverage` is a ratio between 0 and 1 of the minutes of
-    the window; below it the day is withheld.
+    the window; below it the day is withheld. `reconcile_requests_per_minute` is how often readers of the books may ask
+    Hyperstack, which allows 500 to everybody behind one address.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -50,6 +51,7 @@ class Settings(BaseModel):
     dagster_postgres_url: SecretStr | None = None
     first_day: date | None = None
     min_snapshot_coverage: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.95")
+    reconcile_requests_per_minute: Annotated[int, Field(ge=1, le=450)] = 120
 
     @property
     def raw_dir(self) -> Path:

@@ -20,7 +20,7 @@ from spotinference_pipeline import answers, backfill, checks, ledger, pacing, re
 from spotinference_pipeline.errors import SettingsError
 from spotinference_pipeline.hyperstack import Hyperstack
 from spotinference_pipeline.raw import has_minute, read_exchanges
-from spotinference_pipeline.reconciliation import Known, Pace
+from spotinference_pipeline.reconciliation import Known
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_scratch
 
@@ -55,8 +55,7 @@ class Teller:
     def take(self, day: date, known: Known | None = None) -> reconciliation.Fetched:
         transport, books = httpx.MockTransport(self.answer), pacing.Pace(most_per_minute=1000)
         with Hyperstack("https://h.test/v1", "key", lambda: self.now, pace=books, transport=transport) as api:
-            pace = Pace(sleep=lambda _: None)
-            return reconciliation.take(api, self.raw_dir, lambda: self.now, day, known or Known(), pace)
+            return reconciliation.take(api, self.raw_dir, lambda: self.now, day, known or Known())
 
 
 def ingest(warehouse: Warehouse, data_dir: Path) -> None:
@@ -245,21 +244,3 @@ def test_F040_a_list_that_fails_is_told(simulated_days: Any, tmp_path: Path) -> 
     teller = Teller(simulated_days, tmp_path, failing)
     fetched = teller.take(DAYS[0], Known(seen_vms=frozenset(range(700100, 700110))))
     assert (fetched.exchanges, fetched.failed) == (8, 2), "tried twice"
-
-
-def test_requests_are_spread_over_time() -> None:
-    now, slept = [0.0], []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        now[0] += seconds
-
-    pace = Pace(lambda: now[0], sleep)
-    exchanges: list[Any] = [None, None]
-    for _ in range(3):
-        pace.ask(lambda: exchanges)
-    assert slept == [1.0, 1.0]
-    now[0] += 60
-    pace.ask(lambda: exchanges)
-    assert slept == [1.0, 1.0], "what took long enough by itself waits for nothing"
-    assert len(pace.taken) == 8

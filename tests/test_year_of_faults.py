@@ -114,11 +114,10 @@ class Years:
         again = [at.date() - 3 * ONE_DAY] if at.date() - 3 * ONE_DAY >= FIRST else []
         for day in dict.fromkeys([*self.open_days, *again]):
             known = reconciliation.read_known(self.warehouse, day)
-            pace = Pace(most_per_minute=reconciliation.MOST_PER_MINUTE)
+            pace = Pace(most_per_minute=120)
             patience = {"budget_seconds": 1800.0, "patience_seconds": 120.0}
             with self.sky.ask(pace, **patience) as hyperstack:
-                wait = reconciliation.Pace(self.sky.elapsed, self.sky.sleep)
-                fetched = reconciliation.take(hyperstack, self.raw_dir, self.sky.clock, day, known, wait)
+                fetched = reconciliation.take(hyperstack, self.raw_dir, self.sky.clock, day, known)
             validated.ingest(self.warehouse, self.raw_dir, self.log)
             if day in self.open_days and backfill.is_whole(self.warehouse, fetched):
                 self.open_days.remove(day)
