@@ -19,6 +19,7 @@ from spotinference_pipeline import serving
 from spotinference_pipeline.errors import SettingsError
 from spotinference_pipeline.processes import Processes, free_port
 from spotinference_pipeline.settings import Settings
+from spotinference_pipeline.warehouse import VIEWS
 from spotinference_pipeline.windows import last_closed_day
 
 PAST_DAYS = 9
@@ -90,7 +91,8 @@ def _run_programs(
     serving.prepare_home(settings, programs, settings.data_dir / "dagster")
     print("reading, building and publishing through Dagster ...", flush=True)
     programs.run("ingest", ["dagster", "job", "execute", "-j", "ingest", *DEFINITIONS])
-    selection = "group:rollup or group:metric or group:publication"
+    views = " or ".join(f'key:"{table.replace(".", "/")}"' for table in VIEWS)
+    selection = f"(group:rollup or group:metric or group:publication) and not ({views})"
     days = f"{scenario.first_day}...{scenario.last_day}"
     programs.run(
         "build",

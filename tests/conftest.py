@@ -513,7 +513,7 @@ class Books:
         )
         endpoints = [HISTORY, *(f"{HISTORY}/{kind}" for kind, is_needed in HISTORY_LISTS.items() if is_needed)]
         asked = [
-            (observed_at, observed_at, endpoint, dates, 200, True, 0, None, file, place)
+            (observed_at, observed_at, endpoint, dates, 200, True, 0, None, None, None, file, place)
             for place, endpoint in enumerate(endpoints)
         ]
         self.warehouse.append("validated.exchanges", to_frame(asked, hyperstack_rows.EXCHANGE_SCHEMA))
