@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ def test_serve_listens_says_where_and_stops_on_a_signal(
                 found["usage"] = json.loads(answer.read())["data"]
             with urllib.request.urlopen(f"{addresses['upstreams'][2]['url']}/health") as answer:
                 found["health"] = answer.status
+        except urllib.error.HTTPError as refused:
+            found["health"] = refused.code
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -82,4 +85,4 @@ def test_serve_listens_says_where_and_stops_on_a_signal(
     assert main(["serve", "--seed", "3", "--start-day", begin, "--days", "2", *options]) == 0
     looking.join()
     assert len(found["usage"]) >= 6
-    assert found["health"] == 200
+    assert found["health"] in ((200,) if traffic else (200, 503)), "by the real clock it may be asleep just now"
