@@ -1,7 +1,7 @@
 """From counters and books to a ledger: what each resource cost on one UTC day, and what for.
 
-Owns how the lives of a resource add up to its day, and the three tables' rows. What the rows of a day are is
-`readings`', Hyperstack's own bills are `books`', what a difference between both means is `settlement`'s, the arithmetic
+Owns which lives are in a day, and the tables' rows. What the validated rows of a day say is `readings`', how lives add
+up to a resource's day `own_days`', Hyperstack's own bills are `books`', what a difference between both means is `settlement`'s, the arithmetic
 is `meter`'s, in integers. Without a book a day costs what its counters moved by; with one it costs what was billed, to
 the last digit. Definitions: docs/method.md, "Paid", "Parts" and "Reconciliation".
 
