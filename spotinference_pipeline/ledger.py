@@ -1,9 +1,9 @@
 """From counters and books to a ledger: what each resource cost on one UTC day, and what for.
 
 Owns which lives are in a day, and the tables' rows. What the validated rows of a day say is `readings`', how lives add
-up to a resource's day `own_days`', Hyperstack's own bills are `books`', what a difference between both means is `settlement`'s, the arithmetic
-is `meter`'s, in integers. Without a book a day costs what its counters moved by; with one it costs what was billed, to
-the last digit. Definitions: docs/method.md, "Paid", "Parts" and "Reconciliation".
+up to a resource's day `own_days`', Hyperstack's own bills are `books`', what a difference between both means is
+`settlement`'s, the arithmetic is `meter`'s, in integers. Without a book a day costs what its counters moved by; with one
+it costs what was billed, to the last digit. Definitions: docs/method.md, "Paid", "Parts" and "Reconciliation".
 
 Writes rollup.resource_days, rollup.cost_days, rollup.vm_days, rollup.adjustments and rollup.reconciliation_days.
 """
