@@ -1,7 +1,7 @@
 """Rows 28 and 29 on a real process with its real limits: 400 slow sockets and 100 oversize bodies disturb nobody.
 
-The strict bound on latency (20 %) holds under `make soak`; the gate's machine is too noisy for it and asks for
-twice. Figures are printed either way (pytest -rP).
+What a slow socket costs is asked in processor time, which other work on the machine does not change. The bound on latency
+(20 %) is asked under `make soak`, on a machine with nothing else to do. Figures are printed (pytest -rP).
 """
 
 import contextlib
@@ -22,10 +22,7 @@ import pytest
 from spotinference_proxy.settings import Settings
 
 IS_SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
-ROUNDS = 7 if IS_SOAK else 3
-REQUESTS = 1500 if IS_SOAK else 300
-MOST_WORSE = 1.2 if IS_SOAK else 2.0
-NOISE_SECONDS = 0.0 if IS_SOAK else 0.005
+ROUNDS, REQUESTS, MOST_WORSE = 7, 1500, 1.2
 SLOW_SOCKETS, OVERSIZE = 400, 100
 GROWTH_BYTES = 64 * 1024 * 1024
 HEADER_SECONDS = 10.0
@@ -65,6 +62,11 @@ class Child:
         (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
         return int(line.split()[1]) * 1024
 
+    def processor_seconds(self) -> float:
+        """Return what all its threads have run for."""
+        spent = [(task / "schedstat").read_text() for task in Path(f"/proc/{self._process.pid}/task").iterdir()]
+        return sum(int(line.split()[0]) for line in spent) / 1e9
+
     def listening(self) -> set[str]:
         """Return the hosts it listens on, in the kernel's hex."""
         links = [str(path.readlink()) for path in Path(f"/proc/{self._process.pid}/fd").iterdir()]
@@ -88,13 +90,13 @@ def free_address() -> tuple[str, int]:
 
 
 class Attack:
-    """400 half heads that drip on, some or all; with `oversize` also 100 bodies beyond the cap, half of them in chunks."""
+    """400 half heads that drip a byte a second each; with `oversize` also 100 bodies beyond the cap, half of them in chunks."""
 
     def __init__(self, child: Child, corpus, *, oversize: bool, head: bytes = HALF_HEAD) -> None:
         self.peak_bytes = 0
+        self.drips = 0
         self._child = child
         self._head = head
-        self._dripped = slice(None, None, SLOW_SOCKETS // 10 if head == HALF_HEAD else 1)
         declared = corpus.post(f"Content-Length: {10 * 1024**3}\r\n")
         self._heads = [declared, corpus.chunks(b"", end=b"")] * (OVERSIZE // 2) if oversize else []
         self._chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
@@ -119,6 +121,7 @@ class Attack:
 
     def _run(self) -> None:
         """Send all bodies at once, as fast as the proxy takes them, and drip some heads meanwhile."""
+        began, tried = time.monotonic(), 0
         with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
             for head in self._heads:
                 connection = stack.enter_context(socket.create_connection(self._child.address, 5))
@@ -134,12 +137,13 @@ class Attack:
                     except ConnectionError:
                         selector.unregister(key.fileobj)
                 self.peak_bytes = max(self.peak_bytes, self._child.resident_bytes())
-                for connection in self._slow[self._dripped]:
+                for _ in range(int((time.monotonic() - began) * SLOW_SOCKETS) - tried):
+                    connection, tried = self._slow[tried % SLOW_SOCKETS], tried + 1
                     with contextlib.suppress(OSError):
-                        connection.send(b"b")
+                        self.drips += connection.send(b"b")
 
 
-def measure(child: Child, corpus, make_wire, count: int = REQUESTS) -> float:
+def measure(child: Child, corpus, make_wire, count: int = 300) -> float:
     """Return the 99th percentile of the seconds of good requests, one after the other."""
     seconds = []
     with make_wire(child.address) as wire:
@@ -203,16 +207,33 @@ def test_F038_nobody_but_this_machine_can_reach_it_unless_told_so(child) -> None
 
 
 @pytest.mark.parametrize("head", [HALF_HEAD, LONG_HEAD], ids=["short", "long"])
+def test_F029_a_byte_from_a_slow_client_costs_a_fraction_of_a_request(child, corpus, make_wire, head) -> None:
+    measure(child, corpus, make_wire)  # warm
+    began = child.processor_seconds()
+    measure(child, corpus, make_wire)
+    request_seconds = (child.processor_seconds() - began) / 300
+    with Attack(child, corpus, oversize=False, head=head) as attack:
+        time.sleep(0.5)
+        began, drips = child.processor_seconds(), attack.drips
+        time.sleep(1.5)
+        drip_seconds = (child.processor_seconds() - began) / (attack.drips - drips)
+        measure(child, corpus, make_wire)
+    print(f"CPU us of a request {request_seconds * 1e6:.0f}, of a byte of a slow head {drip_seconds * 1e6:.0f}")
+    assert drip_seconds <= request_seconds / 4
+
+
+@pytest.mark.skipif(not IS_SOAK, reason="latency is asked under make soak, on a machine with nothing else to do")
+@pytest.mark.parametrize("head", [HALF_HEAD, LONG_HEAD], ids=["short", "long"])
 def test_F029_slow_clients_do_not_slow_down_others(child, corpus, make_wire, head) -> None:
     measure(child, corpus, make_wire)  # warm
     calm, pressed = [], []
     for _ in range(ROUNDS):
-        calm.append(measure(child, corpus, make_wire))
+        calm.append(measure(child, corpus, make_wire, REQUESTS))
         with Attack(child, corpus, oversize=False, head=head):
-            pressed.append(measure(child, corpus, make_wire))
+            pressed.append(measure(child, corpus, make_wire, REQUESTS))
     print(f"p99 ms calm {[round(one * 1e3, 2) for one in calm]} pressed {[round(one * 1e3, 2) for one in pressed]}")
     print(f"p99 x {statistics.median(pressed) / statistics.median(calm):.2f}")
-    assert statistics.median(pressed) <= statistics.median(calm) * MOST_WORSE + NOISE_SECONDS
+    assert statistics.median(pressed) <= statistics.median(calm) * MOST_WORSE
 
 
 def test_F028_slow_and_oversize_clients_cost_little_memory_and_others_are_served(child, corpus, make_wire) -> None:
