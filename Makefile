@@ -18,7 +18,7 @@ install: $(VENV)/.runtime  ## what production needs, into .venv
 
 test: $(VENV)/.dev  ## everything: lint, types, import rules, tests with coverage
 	@$(MAKE) --no-print-directory check
-	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/pytest -n auto --dist worksteal --durations=25 --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 check: $(VENV)/.dev  ## lint, types, import rules, SQL style
 	$(BIN)/ruff check $(SOURCES)
