@@ -1,4 +1,4 @@
-"""Hyperstack's books of one closed day, landed as one immutable raw file: what the day really cost, line by line.
+"""Hyperstack's books of one closed day or month, landed as one immutable raw file: what it really cost, line by line.
 
 Owns which calls a book takes: the organisation's total, every list of lines with all its pages, AI lists where the total
 shows AI cost, and for machines that nobody looked at for a while their graph, billing events and events, so that hours
@@ -25,7 +25,7 @@ from spotinference_pipeline.hyperstack_rows import type_of_list
 from spotinference_pipeline.readings import read_graphs, read_lives
 from spotinference_pipeline.settlement import HOLE
 from spotinference_pipeline.warehouse import Warehouse
-from spotinference_pipeline.windows import Window, day_window, to_microseconds
+from spotinference_pipeline.windows import Window, day_window, month_window, to_microseconds
 
 PATIENCE_SECONDS = 120.0
 """How long one call waits for its turn, or for the end of the pause after a 429."""
@@ -48,14 +48,33 @@ class Fetched:
     """What fetching one book did."""
 
     path: Path
-    utc_day: date
+    window: Window
     exchanges: int
     failed: int
+
+    @property
+    def utc_day(self) -> date:
+        """The day in whose ledger the book counts: the day itself, of a month its last one."""
+        return self.window.last_day
 
     @property
     def source_file(self) -> str:
         """Name the file as the validated tables do."""
         return f"hyperstack/{self.path.parent.name}/{self.path.name}"
+
+
+def read_known_of_month(warehouse: Warehouse, utc_day: date) -> Known:
+    """Read which resources cost something in the day's month, to compare the lists with."""
+    window = month_window(utc_day)
+    keys = warehouse.query(
+        """
+        select distinct resource_type, resource_id
+        from rollup.cost_days
+        where utc_day >= cast($start as date) and utc_day < cast($end as date) and cost_usd > 0
+        """,
+        {"start": window.start.date(), "end": window.end.date()},
+    )
+    return Known(frozenset(keys.iter_rows()))
 
 
 def check_settled(utc_day: date, now: datetime) -> None:
@@ -106,18 +125,46 @@ def take(
     Raises: SettingsError when the day's bills still move; RawFileError when the file cannot be written.
     """
     check_settled(utc_day, clock())
-    taken: list[raw.Exchange] = []
-    window, scheduled_at = day_window(utc_day), minute_of(clock())
-    taken += hyperstack.fetch_history(scheduled_at, window.start, window.end)
+    scheduled_at, window = minute_of(clock()), day_window(utc_day)
+    taken, billed = _take_lines(hyperstack, scheduled_at, window, known)
+    for vm_id in sorted(number for kind, number in billed if kind == "vm" and number not in known.seen_vms):
+        taken += _ask_about(hyperstack, scheduled_at, vm_id, window)
+    return _land(raw_dir, taken, window)
+
+
+def take_month(
+    hyperstack: Hyperstack,
+    raw_dir: Path,
+    clock: Callable[[], datetime],
+    utc_day: date,
+    known: Known,
+) -> Fetched:
+    """Fetch the book of the whole month that a day lies in now: its bills as one window, which may differ from its days.
+
+    Raises: SettingsError when the month's bills still move; RawFileError when the file cannot be written.
+    """
+    window = month_window(utc_day)
+    check_settled(window.last_day, clock())
+    taken, _ = _take_lines(hyperstack, minute_of(clock()), window, known)
+    return _land(raw_dir, taken, window)
+
+
+def _take_lines(
+    hyperstack: Hyperstack, scheduled_at: datetime, window: Window, known: Known
+) -> tuple[list[raw.Exchange], set[Key]]:
+    """Ask for the organisation's total and every list of lines; give the exchanges, and who stands in the lists."""
+    taken = hyperstack.fetch_history(scheduled_at, window.start, window.end)
     has_ai = _shows_ai(taken)
     billed: set[Key] = set()
     for kind, is_needed in HISTORY_LISTS.items():
         if is_needed or has_ai:
             billed |= _read_list(hyperstack, taken, (scheduled_at, kind, window), known)
-    for vm_id in sorted(number for kind, number in billed if kind == "vm" and number not in known.seen_vms):
-        taken += _ask_about(hyperstack, scheduled_at, vm_id, window)
+    return taken, billed
+
+
+def _land(raw_dir: Path, taken: list[raw.Exchange], window: Window) -> Fetched:
     path = raw.append_exchanges(raw_dir, taken, f"books-{secrets.token_hex(4)}")
-    return Fetched(path, utc_day, len(taken), sum(exchange.status not in (200, 404) for exchange in taken))
+    return Fetched(path, window, len(taken), sum(exchange.status not in (200, 404) for exchange in taken))
 
 
 def _read_list(

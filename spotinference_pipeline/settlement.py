@@ -58,6 +58,8 @@ class Adjustment:
     amount: int
     booked_at: datetime
     tolerance: int
+    name: str | None = None
+    """What the line is called, where our counters may not know it."""
 
 
 def settle(own: Mapping[Key, OwnDay], books: Sequence[Book], listed_types: frozenset[str]) -> list[Adjustment]:
