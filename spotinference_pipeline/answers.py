@@ -28,6 +28,7 @@ PAYMENTS = "/billing/payment/payment-details"
 PRICE_BOOK = "/pricebook"
 VM_EVENTS = "/core/virtual-machines/{vm_id}/events"
 BILLING_EVENTS = "/billing/billing/virtual-machine/{vm_id}/billing-events"
+SUB_RESOURCES = "/billing/billing/virtual-machine/{vm_id}/sub-resource"
 GRAPH = HISTORY + "/{kind}/{resource_id}/graph"
 HISTORY_LISTS = {
     "virtual-machine": True,
@@ -235,7 +236,8 @@ def _reader(endpoint: str) -> tuple[Wrapper, type[Item]] | None:
         return (lambda content: _list_of(_envelope(content), "billing_events_history")), BillingEvent
     if endpoint.startswith(HISTORY) and endpoint.endswith("/graph"):
         return _graph_points, GraphPoint
-    if endpoint == HISTORY or endpoint.removeprefix(HISTORY + "/") in HISTORY_LISTS:
+    is_list = endpoint == HISTORY or endpoint.removeprefix(HISTORY + "/") in HISTORY_LISTS
+    if is_list or endpoint.endswith("/sub-resource"):
         return _history_rows, BillingRow
     readers: dict[str, tuple[Wrapper, type[Item]]] = {
         USAGE: ((lambda content: _list_of(_envelope(content), "data")), UsageItem),
@@ -275,8 +277,11 @@ def _list_of(members: dict[str, msgspec.Raw], *names: str) -> list[msgspec.Raw]:
 
 
 def _history_rows(content: bytes) -> list[msgspec.Raw]:
-    """Find the rows whatever the wrapper is called; a single object with `metrics` is one row."""
-    for wrapper in _objects(_envelope(content)):
+    """Find the rows whatever the wrapper is called, or without one; a single object with `metrics` is one row."""
+    whole = _envelope(content)
+    if bytes(whole.get("billing_history", b"")).startswith(b"["):
+        return _list_of(whole, "billing_history")
+    for wrapper in _objects(whole):
         members = _decode(wrapper, dict[str, msgspec.Raw])
         if "billing_history" in members:
             return _list_of(members, "billing_history")

@@ -52,6 +52,7 @@ _OPERATION_STATUSES = {
 """Status of a VM after Request, Success, Failed of each operation. Success and Failed are documented callback names;
 Request is inferred from `InstanceCreationRequest`, the one event that the vendor shows."""
 _REASON = re.compile(r"(\w+?)(Request|Success|Failed)")
+_SUB_RESOURCES = re.compile(answers.SUB_RESOURCES.format(vm_id=r"(\d+)"))
 
 
 def add_exchange(batch: Batch, exchange: Exchange, file: str, line: int) -> tuple[Any, ...]:
@@ -201,7 +202,8 @@ def type_of_list(kind: str) -> str:
 
 def _history_rows(exchange: Exchange, item: answers.BillingRow) -> list[tuple[Any, ...]]:
     """Give one row per amount of money; other figures of the answer stay in the raw file."""
-    kind = exchange.endpoint.removeprefix(answers.HISTORY).strip("/") or "organisation"
+    part_of_vm = _SUB_RESOURCES.fullmatch(exchange.endpoint)
+    kind = "vm" if part_of_vm else exchange.endpoint.removeprefix(answers.HISTORY).strip("/") or "organisation"
     start, end = (parse_instant(exchange.query[name]) for name in ("start_date", "end_date"))
     if end - start < timedelta(0):
         raise ValueError("window runs backwards")
@@ -212,7 +214,7 @@ def _history_rows(exchange: Exchange, item: answers.BillingRow) -> list[tuple[An
             start,
             end,
             type_of_list(kind),
-            None if kind == "organisation" else _resource_id(about),
+            int(part_of_vm[1]) if part_of_vm else None if kind == "organisation" else _resource_id(about),
             about.id,
             about.resource_name,
             figure,

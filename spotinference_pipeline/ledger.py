@@ -31,6 +31,7 @@ from spotinference_pipeline.readings import (
     learn_rates,
     read_graphs,
     read_lives,
+    read_public_ip_bills,
     read_public_ip_rate,
     read_vm_facts,
 )
@@ -93,9 +94,8 @@ def read_day(warehouse: Warehouse, utc_day: date) -> DayFacts:
     books = read_books(warehouse, window)
     lives = _lives(warehouse, window, books)
     facts = learn_rates(_facts(warehouse, lives, window), lives)
-    day = Measure(
-        start, end, facts, read_public_ip_rate(warehouse, window.end), read_graphs(warehouse, window), bool(books)
-    )
+    ip_rate, ip_bills = read_public_ip_rate(warehouse, window.end), read_public_ip_bills(warehouse, window)
+    day = Measure(start, end, facts, ip_rate, read_graphs(warehouse, window), bool(books), ip_bills)
     resources: dict[Key, ResourceDay] = defaultdict(ResourceDay)
     for life in lives:
         day.add(resources[life.resource_type, life.resource_id], life)

@@ -1,22 +1,22 @@
 """Hyperstack's books of one closed day or month, landed as one immutable raw file: what it really cost, line by line.
 
 Owns which calls a book takes: the organisation's total, every list of lines with all its pages, AI lists where the total
-shows AI cost, and for machines that nobody looked at for a while their graph, billing events and events, so that hours
-and states can be rebuilt. The pace is the client's, apart from the minute snapshot's. What a book means is `books`',
+shows AI cost, and for machines that nobody looked at for a while their graph, billing events, events and parts, so that
+hours, states and public IPs can be rebuilt; where a graph is not by the hour, the day's 24 lists of machines by the hour. The pace is the client's, apart from the minute snapshot's. What a book means is `books`',
 what follows from it `settlement`'s.
 
 Source: the vendor's API description; its limit is 500 requests a minute and address, shared by everybody behind it.
 """
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
 from spotinference_pipeline import raw
-from spotinference_pipeline.answers import HISTORY, HISTORY_LISTS, BillingRow, read_items
+from spotinference_pipeline.answers import HISTORY, HISTORY_LISTS, BillingRow, GraphPoint, read_items
 from spotinference_pipeline.books import SETTLE, Key
 from spotinference_pipeline.errors import HyperstackError, RawFileError, SettingsError
 from spotinference_pipeline.history_lists import read_history_list
@@ -32,6 +32,7 @@ PATIENCE_SECONDS = 120.0
 BUDGET_SECONDS = 1800.0
 """After this time nothing more is asked: a book that takes longer is incomplete, and is fetched again another time."""
 VIRTUAL_MACHINE = "virtual-machine"
+HOUR = timedelta(hours=1)
 _AI_COSTS = ("ais_token_cost", "ais_workload_cost")
 
 
@@ -127,8 +128,13 @@ def take(
     check_settled(utc_day, clock())
     scheduled_at, window = minute_of(clock()), day_window(utc_day)
     taken, billed = _take_lines(hyperstack, scheduled_at, window, known)
-    for vm_id in sorted(number for kind, number in billed if kind == "vm" and number not in known.seen_vms):
-        taken += _ask_about(hyperstack, scheduled_at, vm_id, window)
+    unseen = sorted(number for kind, number in billed if kind == "vm" and number not in known.seen_vms)
+    graphs = [hyperstack.fetch_graph(scheduled_at, VIRTUAL_MACHINE, vm_id, window.start, window.end) for vm_id in unseen]
+    for vm_id, graph in zip(unseen, graphs, strict=True):
+        taken += [*graph, *_ask_about(hyperstack, scheduled_at, vm_id, window)]
+    if not all(map(_is_hourly, graphs)):
+        for start in (window.start + number * HOUR for number in range(24)):
+            taken += hyperstack.fetch_history_list(scheduled_at, VIRTUAL_MACHINE, start, start + HOUR)
     return _land(raw_dir, taken, window)
 
 
@@ -188,13 +194,24 @@ def _read_list(
 
 
 def _ask_about(hyperstack: Hyperstack, scheduled_at: datetime, vm_id: int, window: Window) -> list[raw.Exchange]:
-    """Ask how one machine's money and states lay within the day."""
+    """Ask for the states of one machine within the day, and which part of its money was for public IPs."""
     span = window.start, window.end
     return [
-        *hyperstack.fetch_graph(scheduled_at, VIRTUAL_MACHINE, vm_id, *span),
         *hyperstack.fetch_billing_events(scheduled_at, VIRTUAL_MACHINE, vm_id, *span),
         *hyperstack.fetch_vm_events(scheduled_at, vm_id),
+        *hyperstack.fetch_sub_resources(scheduled_at, vm_id, *span),
     ]
+
+
+def _is_hourly(graph: Sequence[raw.Exchange]) -> bool:
+    """Tell whether a graph says what each hour cost: Hyperstack chooses its buckets, and may choose days."""
+    try:
+        points = read_items(graph[-1].endpoint, graph[-1].body_bytes() or b"")
+    except (HyperstackError, RawFileError):
+        return False
+    return graph[-1].status == 200 and all(
+        isinstance(point, GraphPoint) and point.granularity == HOUR.total_seconds() for point in points
+    )
 
 
 def _shows_ai(total: Iterable[raw.Exchange]) -> bool:
