@@ -138,9 +138,8 @@ def read_vm_facts(warehouse: Warehouse, low: datetime, high: datetime, day: Wind
     facts = {}
     for vm_id, seen in sights.items():
         line = StateLine(seen)
-        known_until = max(
-            [to_microseconds(day.end), *(sight.at for sight in seen), *(at for at, _ in probes[vm_id][-1:])]
-        )
+        told = [*(at for at, _ in probes[vm_id][-1:]), *first_bytes[vm_id][-1:]]
+        known_until = max([to_microseconds(day.end), *(sight.at for sight in seen), *(at + 1 for at in told)])
         colds = find_cold_starts(line, Readiness(sorted(probes[vm_id]), first_bytes[vm_id]), known_until)
         facts[vm_id] = VmFacts(line, ips[vm_id], colds, union(busy[vm_id]), gpus.get(vm_id), rates[vm_id])
     return facts

@@ -1,5 +1,5 @@
--- Resources, and the day as a whole, whose cost in the ledger is not the bill of Hyperstack's newest complete book. On the
--- last day of a month that has a book: not that bill plus what the month's book has beyond the books of its days.
+-- Resources, and the day as a whole, whose cost in the ledger is not the bill of Hyperstack's newest complete book. On
+-- the last day of a month that has a book: not that bill plus what the month's book has beyond the books of its days.
 with windows as (
     select
         starts.start_at,
