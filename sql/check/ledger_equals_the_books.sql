@@ -69,8 +69,8 @@ books as (
         ) = 7
 ),
 
--- the newest book of each day before each of the month's
 known as (
+    -- the newest book of each day before each of the month's
     select
         months.source_file as month_file,
         months.last_at as month_at,
