@@ -302,7 +302,8 @@ create table if not exists rollup.adjustments (
     booked_at timestamptz not null
 );
 comment on column rollup.adjustments.reason is
-'boundary, gap, rate, unseen or unattributed in the first book; correction in later ones, or where a credit was seen';
+'boundary, gap, rate, unseen or unattributed in the first book; correction in later ones, or where a credit was seen; '
+'month_boundary on the last day of a month: what the month''s book has beyond its days''';
 
 -- One row per UTC day that Hyperstack's books were read of.
 create table if not exists rollup.reconciliation_days (
