@@ -108,6 +108,17 @@ class Credit(msgspec.Struct, frozen=True):
     currency: str | None = None
 
 
+class Payment(msgspec.Struct, frozen=True):
+    """Money paid into the prepaid balance in USD, its tax apart; `status` is a word that nobody documents."""
+
+    payment_id: str
+    amount: Decimal
+    created_at: datetime
+    tax_amount: Decimal | None = None
+    status: str | None = None
+    currency: str | None = None
+
+
 class GraphPoint(msgspec.Struct, frozen=True):
     """What one bucket of a graph cost in USD; `granularity` is its length in seconds."""
 
@@ -162,9 +173,9 @@ class BadItem:
 
 _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind)
-    for kind in (UsageItem, VirtualMachine, VmEvent, Price, Credit, BillingRow, GraphPoint, BillingEvent)
+    for kind in (UsageItem, VirtualMachine, VmEvent, Price, Credit, Payment, BillingRow, GraphPoint, BillingEvent)
 }
-Item = UsageItem | VirtualMachine | VmEvent | Price | Credit | BillingRow | GraphPoint | BillingEvent
+Item = UsageItem | VirtualMachine | VmEvent | Price | Credit | Payment | BillingRow | GraphPoint | BillingEvent
 
 
 def read_items(endpoint: str, content: bytes) -> list[Item | BadItem]:
@@ -204,7 +215,7 @@ def is_empty_list(endpoint: str, content: bytes) -> bool:
 
 def foreign_currency(item: Item) -> str | None:
     """Give the currency of an item whose money is not US dollars; Hyperstack names none in these answers, as yet."""
-    currency = item.currency if isinstance(item, UsageItem | Price | Credit | BillingRow) else None
+    currency = item.currency if isinstance(item, UsageItem | Price | Credit | Payment | BillingRow) else None
     return None if currency is None or currency.lower() == "usd" else currency
 
 
@@ -243,6 +254,7 @@ def _reader(endpoint: str) -> tuple[Wrapper, type[Item]] | None:
         USAGE: ((lambda content: _list_of(_envelope(content), "data")), UsageItem),
         VIRTUAL_MACHINES: ((lambda content: _list_of(_envelope(content), "instances")), VirtualMachine),
         PRICE_BOOK: ((lambda content: _decode(content, list[msgspec.Raw])), Price),
+        PAYMENTS: ((lambda content: _list_of(_envelope(content), "data")), Payment),
         CREDIT: ((lambda content: [_member(_envelope(content), "data")]), Credit),
     }
     return readers.get(endpoint)

@@ -182,6 +182,12 @@ def _credit_rows(exchange: Exchange, item: answers.Credit) -> list[tuple[Any, ..
     return [(exchange.observed_at, _round(item.credit, NANO_DOLLAR))]
 
 
+def _payment_rows(exchange: Exchange, item: answers.Payment) -> list[tuple[Any, ...]]:
+    tax = None if item.tax_amount is None else _round(item.tax_amount, NANO_DOLLAR)
+    about = item.payment_id, answers.utc(item.created_at), item.status
+    return [(exchange.observed_at, *about, _round(item.amount, NANO_DOLLAR), tax)]
+
+
 def _graph_rows(exchange: Exchange, item: answers.GraphPoint) -> list[tuple[Any, ...]]:
     _, kind, resource_id, _ = exchange.endpoint.removeprefix(answers.HISTORY).split("/")
     bucket = (answers.utc(item.datetime), item.granularity, _round(item.value, HISTORY_UNIT))
@@ -249,6 +255,7 @@ _READERS: dict[type, tuple[str, Callable[[Exchange, Any], list[tuple[Any, ...]]]
     answers.VmEvent: ("validated.vm_states", _vm_event_rows),
     answers.Price: ("validated.prices", _price_rows),
     answers.Credit: ("validated.credit_balances", _credit_rows),
+    answers.Payment: ("validated.payments", _payment_rows),
     answers.BillingRow: ("validated.billing_history", _history_rows),
     answers.GraphPoint: ("validated.billing_graphs", _graph_rows),
     answers.BillingEvent: ("validated.billing_events", _billing_event_rows),

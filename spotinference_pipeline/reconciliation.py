@@ -1,9 +1,10 @@
 """Hyperstack's books of one closed day or month, landed as one immutable raw file: what it really cost, line by line.
 
 Owns which calls a book takes: the organisation's total, every list of lines with all its pages, AI lists where the total
-shows AI cost, and for machines that nobody looked at for a while their graph, billing events, events and parts, so that
-hours, states and public IPs can be rebuilt; where a graph is not by the hour, the day's 24 lists of machines by the hour. The pace is the client's, apart from the minute snapshot's. What a book means is `books`',
-what follows from it `settlement`'s.
+shows AI cost, of a day the payments, and for machines that nobody looked at for a while their graph, billing events, events
+and parts, so that hours, states and public IPs can be rebuilt; where a graph is not by the hour, the day's 24 lists of
+machines by the hour. The pace is the client's, apart from the minute snapshot's. What a book means is `books`', what
+follows from it `settlement`'s.
 
 Source: the vendor's API description; its limit is 500 requests a minute and address, shared by everybody behind it.
 """
@@ -129,12 +130,15 @@ def take(
     scheduled_at, window = minute_of(clock()), day_window(utc_day)
     taken, billed = _take_lines(hyperstack, scheduled_at, window, known)
     unseen = sorted(number for kind, number in billed if kind == "vm" and number not in known.seen_vms)
-    graphs = [hyperstack.fetch_graph(scheduled_at, VIRTUAL_MACHINE, vm_id, window.start, window.end) for vm_id in unseen]
+    graphs = [
+        hyperstack.fetch_graph(scheduled_at, VIRTUAL_MACHINE, vm_id, window.start, window.end) for vm_id in unseen
+    ]
     for vm_id, graph in zip(unseen, graphs, strict=True):
         taken += [*graph, *_ask_about(hyperstack, scheduled_at, vm_id, window)]
     if not all(map(_is_hourly, graphs)):
         for start in (window.start + number * HOUR for number in range(24)):
             taken += hyperstack.fetch_history_list(scheduled_at, VIRTUAL_MACHINE, start, start + HOUR)
+    taken += hyperstack.fetch_payments(scheduled_at)
     return _land(raw_dir, taken, window)
 
 

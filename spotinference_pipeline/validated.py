@@ -46,6 +46,7 @@ _KEYS = {
         "observed_at",
     ),
     "validated.credit_balances": ("observed_at",),
+    "validated.payments": ("payment_id", "observed_at"),
     "validated.prices": ("price_name", "observed_at"),
     "validated.vm_states": ("vm_id", "source", "observed_at", "reason"),
     "validated.requests": ("request_id",),

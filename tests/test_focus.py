@@ -87,7 +87,8 @@ def _broken_by(row: dict[str, Any]) -> list[str]:
         "subcategory of its category": row["ServiceSubcategory"] in SUBCATEGORIES.get(row["ServiceCategory"], set()),
         "only credits are negative": row["BilledCost"] >= 0 or row["ChargeCategory"] in ("Credit", "Adjustment"),
         "a correction is of a month that is over": row["ChargeClass"] is None or row["x_AdjustmentReason"] is not None,
-        "an adjustment has a reason": (row["ChargeCategory"] == "Adjustment") == (row["x_AdjustmentReason"] is not None),
+        "an adjustment has a reason": (row["ChargeCategory"] == "Adjustment")
+        == (row["x_AdjustmentReason"] is not None),
         "list cost of a charge without unit price": row["ListCost"] == row["BilledCost"] == row["ContractedCost"],
         "no empty text": "" not in row.values(),
     }

@@ -101,11 +101,11 @@ def assert_true_to_one_percent(
             assert abs(found["network"] - Decimal(truth["paid_usd_by_kind"]["network"])) < Decimal("1e-9"), day
 
 
-def test_days_that_were_seen_need_no_adjustment_and_seven_requests_each(simulated_days: Any, tmp_path: Path) -> None:
+def test_days_that_were_seen_need_no_adjustment_and_eight_requests_each(simulated_days: Any, tmp_path: Path) -> None:
     data_dir = simulated_days.copy_to(tmp_path / "data")
     with open_scratch() as warehouse:
         teller = reconcile(warehouse, data_dir, simulated_days)
-        assert len(teller.asked) == 7 * len(DAYS)
+        assert len(teller.asked) == 8 * len(DAYS)
         assert warehouse.query("from rollup.adjustments").is_empty()
         rows = warehouse.query("from rollup.reconciliation_days order by utc_day").rows(named=True)
         assert [row["is_agreed"] for row in rows] == [True] * 3
@@ -153,7 +153,7 @@ def test_F050_where_graphs_are_not_by_the_hour_24_lists_are(simulated_days: Any,
         teller = reconcile(warehouse, data_dir, simulated_days, Faults.worst("coarse_graphs"))
         assert_true_to_one_percent(warehouse, simulated_days, DAYS, is_asked=True)
         machines = sum(path.endswith("/graph") for path in teller.asked)
-        assert len(teller.asked) == len(DAYS) * (7 + 24) + 4 * machines
+        assert len(teller.asked) == len(DAYS) * (8 + 24) + 4 * machines
         assert reconciliation.read_known(warehouse, DAYS[1]).seen_vms, "and nobody is asked about again"
 
 
@@ -222,10 +222,11 @@ def test_machines_that_were_not_seen_are_asked_about_and_the_file_is_no_snapshot
         answers.BILLING_EVENTS.format(vm_id=700104),
         answers.VM_EVENTS.format(vm_id=700104),
         answers.SUB_RESOURCES.format(vm_id=700104),
+        answers.PAYMENTS,
     ]
     assert not has_minute(tmp_path, NOW)
     lines = list(read_exchanges(fetched.path.read_bytes()))
-    assert (fetched.exchanges, fetched.failed, len(lines)) == (11, 0, 11)
+    assert (fetched.exchanges, fetched.failed, len(lines)) == (12, 0, 12)
 
 
 def test_a_list_that_lacks_a_resource_which_cost_something_is_read_once_more(
@@ -234,7 +235,7 @@ def test_a_list_that_lacks_a_resource_which_cost_something_is_read_once_more(
     teller = Teller(simulated_days, tmp_path)
     teller.take(DAYS[0], Known(frozenset({("volume", 4711), ("vm", 700101)}), frozenset(range(700100, 700110))))
     assert [path.rpartition("/")[2] for path in teller.asked].count("volume") == 2
-    assert len(teller.asked) == 8
+    assert len(teller.asked) == 9
 
 
 def test_ai_lists_are_asked_for_where_the_total_shows_their_costs(simulated_days: Any, tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_ai_lists_are_asked_for_where_the_total_shows_their_costs(simulated_days
 
     teller = Teller(simulated_days, tmp_path, with_ai)
     teller.take(DAYS[0], Known(seen_vms=frozenset(range(700100, 700110))))
-    assert [path.rpartition("/")[2] for path in teller.asked[1:]] == list(answers.HISTORY_LISTS)
+    assert [path.rpartition("/")[2] for path in teller.asked[1:-1]] == list(answers.HISTORY_LISTS)
 
 
 @pytest.mark.parametrize("content", [b"<html>", b'{"status":true,"x":{"metrics":{"ais_token_cost":{}}}}'])
@@ -269,4 +270,4 @@ def test_F040_a_list_that_fails_is_told(simulated_days: Any, tmp_path: Path) -> 
 
     teller = Teller(simulated_days, tmp_path, failing)
     fetched = teller.take(DAYS[0], Known(seen_vms=frozenset(range(700100, 700110))))
-    assert (fetched.exchanges, fetched.failed) == (8, 2), "tried twice"
+    assert (fetched.exchanges, fetched.failed) == (9, 2), "tried twice"
