@@ -28,6 +28,7 @@ PAYMENTS = "/billing/payment/payment-details"
 PRICE_BOOK = "/pricebook"
 VM_EVENTS = "/core/virtual-machines/{vm_id}/events"
 BILLING_EVENTS = "/billing/billing/virtual-machine/{vm_id}/billing-events"
+SUB_RESOURCES = "/billing/billing/virtual-machine/{vm_id}/sub-resource"
 GRAPH = HISTORY + "/{kind}/{resource_id}/graph"
 HISTORY_LISTS = {
     "virtual-machine": True,
@@ -107,6 +108,17 @@ class Credit(msgspec.Struct, frozen=True):
     currency: str | None = None
 
 
+class Payment(msgspec.Struct, frozen=True):
+    """Money paid into the prepaid balance in USD, its tax apart; `status` is a word that nobody documents."""
+
+    payment_id: str
+    amount: Decimal
+    created_at: datetime
+    tax_amount: Decimal | None = None
+    status: str | None = None
+    currency: str | None = None
+
+
 class GraphPoint(msgspec.Struct, frozen=True):
     """What one bucket of a graph cost in USD; `granularity` is its length in seconds."""
 
@@ -161,9 +173,9 @@ class BadItem:
 
 _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind)
-    for kind in (UsageItem, VirtualMachine, VmEvent, Price, Credit, BillingRow, GraphPoint, BillingEvent)
+    for kind in (UsageItem, VirtualMachine, VmEvent, Price, Credit, Payment, BillingRow, GraphPoint, BillingEvent)
 }
-Item = UsageItem | VirtualMachine | VmEvent | Price | Credit | BillingRow | GraphPoint | BillingEvent
+Item = UsageItem | VirtualMachine | VmEvent | Price | Credit | Payment | BillingRow | GraphPoint | BillingEvent
 
 
 def read_items(endpoint: str, content: bytes) -> list[Item | BadItem]:
@@ -203,7 +215,7 @@ def is_empty_list(endpoint: str, content: bytes) -> bool:
 
 def foreign_currency(item: Item) -> str | None:
     """Give the currency of an item whose money is not US dollars; Hyperstack names none in these answers, as yet."""
-    currency = item.currency if isinstance(item, UsageItem | Price | Credit | BillingRow) else None
+    currency = item.currency if isinstance(item, UsageItem | Price | Credit | Payment | BillingRow) else None
     return None if currency is None or currency.lower() == "usd" else currency
 
 
@@ -235,12 +247,14 @@ def _reader(endpoint: str) -> tuple[Wrapper, type[Item]] | None:
         return (lambda content: _list_of(_envelope(content), "billing_events_history")), BillingEvent
     if endpoint.startswith(HISTORY) and endpoint.endswith("/graph"):
         return _graph_points, GraphPoint
-    if endpoint == HISTORY or endpoint.removeprefix(HISTORY + "/") in HISTORY_LISTS:
+    is_list = endpoint == HISTORY or endpoint.removeprefix(HISTORY + "/") in HISTORY_LISTS
+    if is_list or endpoint.endswith("/sub-resource"):
         return _history_rows, BillingRow
     readers: dict[str, tuple[Wrapper, type[Item]]] = {
         USAGE: ((lambda content: _list_of(_envelope(content), "data")), UsageItem),
         VIRTUAL_MACHINES: ((lambda content: _list_of(_envelope(content), "instances")), VirtualMachine),
         PRICE_BOOK: ((lambda content: _decode(content, list[msgspec.Raw])), Price),
+        PAYMENTS: ((lambda content: _list_of(_envelope(content), "data")), Payment),
         CREDIT: ((lambda content: [_member(_envelope(content), "data")]), Credit),
     }
     return readers.get(endpoint)
@@ -275,8 +289,11 @@ def _list_of(members: dict[str, msgspec.Raw], *names: str) -> list[msgspec.Raw]:
 
 
 def _history_rows(content: bytes) -> list[msgspec.Raw]:
-    """Find the rows whatever the wrapper is called; a single object with `metrics` is one row."""
-    for wrapper in _objects(_envelope(content)):
+    """Find the rows whatever the wrapper is called, or without one; a single object with `metrics` is one row."""
+    whole = _envelope(content)
+    if bytes(whole.get("billing_history", b"")).startswith(b"["):
+        return _list_of(whole, "billing_history")
+    for wrapper in _objects(whole):
         members = _decode(wrapper, dict[str, msgspec.Raw])
         if "billing_history" in members:
             return _list_of(members, "billing_history")

@@ -6,17 +6,17 @@ metrics of the six days after it are built again when they exist. Dagster orders
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 from spotinference_pipeline import checks, reconciliation, transform, validated
-from spotinference_pipeline.books import read_books
+from spotinference_pipeline.books import FINAL, read_books
 from spotinference_pipeline.hyperstack import Hyperstack
 from spotinference_pipeline.pacing import Pace
 from spotinference_pipeline.reconciliation import Fetched
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_warehouse
-from spotinference_pipeline.windows import ONE_DAY, TRAILING_DAYS
+from spotinference_pipeline.windows import ONE_DAY, TRAILING_DAYS, Window, days_between, month_window
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class BuiltDay:
 def fetch_books(settings: Settings, days: Sequence[date]) -> Iterator[Fetched]:
     """Read what has landed, then fetch the books of closed days, oldest first, each as one raw file.
 
-    The warehouse is not held open meanwhile.
+    Then those of the days' months that are over and settled, where every day has its book: a month's bill may differ
+    from the sum of its days. The warehouse is not held open meanwhile.
     Raises: SettingsError for a day whose bills still move, before anything is asked.
     """
     for day in days:
@@ -38,8 +39,13 @@ def fetch_books(settings: Settings, days: Sequence[date]) -> Iterator[Fetched]:
     with open_warehouse(settings.warehouse_path) as warehouse:
         validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
         known = {day: reconciliation.read_known(warehouse, day) for day in days}
+        months = {
+            month.last_day: reconciliation.read_known_of_month(warehouse, month.last_day)
+            for month in _settled_months(warehouse, days, settings.clock())
+        }
     pace = Pace(most_per_minute=settings.reconcile_requests_per_minute, key_changed_at=settings.key_changed_at())
-    for day in sorted(days):
+    books = [(reconciliation.take, day, known[day]) for day in sorted(days)]
+    for take, day, expected in books + [(reconciliation.take_month, day, months[day]) for day in sorted(months)]:
         with Hyperstack(
             settings.hyperstack_url,
             settings.api_key(),
@@ -48,12 +54,22 @@ def fetch_books(settings: Settings, days: Sequence[date]) -> Iterator[Fetched]:
             pace=pace,
             patience_seconds=reconciliation.PATIENCE_SECONDS,
         ) as hyperstack:
-            yield reconciliation.take(hyperstack, settings.raw_dir, settings.clock, day, known[day])
+            yield take(hyperstack, settings.raw_dir, settings.clock, day, expected)
+
+
+def _settled_months(warehouse: Warehouse, days: Sequence[date], now: datetime) -> set[Window]:
+    """Give the months of these days that ended two days ago or more and will have a book of each of their days."""
+    booked = {*days, *warehouse.query("select utc_day from rollup.reconciliation_days")["utc_day"].to_list()}
+    return {
+        month
+        for month in map(month_window, days)
+        if now >= month.end + FINAL and booked.issuperset(days_between(month.start.date(), month.last_day))
+    }
 
 
 def is_whole(warehouse: Warehouse, fetched: Fetched) -> bool:
-    """Tell whether a fetched file, once it was ingested, counts as a book of its day."""
-    return any(book.source_file == fetched.source_file for book in read_books(warehouse, fetched.utc_day))
+    """Tell whether a fetched file, once it was ingested, counts as a book of its day or month."""
+    return any(book.source_file == fetched.source_file for book in read_books(warehouse, fetched.window))
 
 
 def without_data(warehouse: Warehouse, days: Sequence[date]) -> list[date]:

@@ -1,7 +1,7 @@
-"""Hyperstack's own books of a closed UTC day, as the validated tables hold them: complete, settled answers only.
+"""Hyperstack's own books of a closed UTC day or month, as the validated tables hold them: complete, settled answers only.
 
-Owns when a day's answers count as one book: one raw file in which the organisation's total and every list of lines were
-read as a whole, at least SETTLE after the day was over. Reads bills at nano-dollars, as counters are: the named rounding
+Owns when a window's answers count as one book: one raw file in which the organisation's total and every list of lines
+were read as a whole, at least SETTLE after the window was over. Reads bills at nano-dollars, as counters are: the named rounding
 that takes off the noise of binary floats. Does not own how a book is fetched (`reconciliation`) nor what a difference
 from our own ledger means (`settlement`).
 
@@ -11,19 +11,19 @@ Source: the vendor's API description; a line's present price an hour gives the t
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from spotinference_pipeline.answers import HISTORY, HISTORY_LISTS
 from spotinference_pipeline.hyperstack_rows import NANO_DOLLAR
 from spotinference_pipeline.readings import to_femto
 from spotinference_pipeline.warehouse import Warehouse
-from spotinference_pipeline.windows import day_window
+from spotinference_pipeline.windows import Window
 
 SETTLE = timedelta(hours=2)
-"""How long after its end a day's bills still move."""
+"""How long after its end a window's bills still move."""
 FINAL = timedelta(days=2)
-"""How long after its end a day's book is taken for its last: D+3 begins two days after D is over."""
+"""How long after its end a window's book is taken for its last: D+3 begins two days after D is over."""
 Key = tuple[str, int]
 _LINES = """
     with lines as (
@@ -84,7 +84,7 @@ _BOOKS = """
 
 @dataclass(frozen=True)
 class Line:
-    """What Hyperstack billed for one resource on the day; femto-dollars, and femto-dollars an hour."""
+    """What Hyperstack billed for one resource in the window; femto-dollars, and femto-dollars an hour."""
 
     bill: int
     hourly: int = 0
@@ -93,7 +93,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Book:
-    """All lines of one day as they stood at `observed_at`, and the organisation's total."""
+    """All lines of one window as they stood at `observed_at`, and the organisation's total."""
 
     observed_at: datetime
     organisation: int
@@ -106,9 +106,8 @@ class Book:
         return self.organisation - sum(line.bill for line in self.lines.values())
 
 
-def read_books(warehouse: Warehouse, utc_day: date) -> list[Book]:
-    """Give the day's complete and settled books, oldest first; one that says nothing new is one too."""
-    window = day_window(utc_day)
+def read_books(warehouse: Warehouse, window: Window) -> list[Book]:
+    """Give the complete and settled books of exactly this window, oldest first; one that says nothing new is one too."""
     settled = window.end + SETTLE
     endpoints = [HISTORY, *(f"{HISTORY}/{kind}" for kind in HISTORY_LISTS)]
     needed = [HISTORY, *(f"{HISTORY}/{kind}" for kind, is_needed in HISTORY_LISTS.items() if is_needed)]

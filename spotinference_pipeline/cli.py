@@ -156,6 +156,7 @@ def reconcile(days: Days) -> None:
     fetched = list(backfill.fetch_books(settings, wanted))
     with _warehouse(settings) as warehouse:
         validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
+        wanted = sorted({*wanted, *(book.utc_day for book in fetched)})  # a month's book counts on its last day
         built = backfill.build(warehouse, wanted)
         warehouse.copy_for_analysts()
         incomplete = [book for book in fetched if not backfill.is_whole(warehouse, book)]

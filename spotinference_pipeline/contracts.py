@@ -142,6 +142,18 @@ CONTRACTS: Mapping[str, pa.DataFrameSchema] = {
         {"observed_at": _instant(), "balance_usd": _number(MONEY, -_MOST_USD, _MOST_USD), **_SOURCE},
         strict=True,
     ),
+    "validated.payments": pa.DataFrameSchema(
+        {
+            "observed_at": _instant(),
+            "payment_id": _text(),
+            "paid_at": _instant(),
+            "payment_status": _text(nullable=True),
+            "amount_usd": _number(MONEY, -_MOST_USD, _MOST_USD),
+            "tax_usd": _number(MONEY, -_MOST_USD, _MOST_USD, nullable=True),
+            **_SOURCE,
+        },
+        strict=True,
+    ),
     "validated.prices": pa.DataFrameSchema(
         {
             "observed_at": _instant(),

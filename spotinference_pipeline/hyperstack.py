@@ -20,6 +20,7 @@ from spotinference_pipeline.answers import (
     PAYMENTS,
     PRICE_BOOK,
     SNAPSHOTS,
+    SUB_RESOURCES,
     USAGE,
     VIRTUAL_MACHINES,
     VM_EVENTS,
@@ -155,7 +156,7 @@ class Hyperstack:
 
     def fetch_sub_resources(self, scheduled_at: datetime, vm_id: int, start: datetime, end: datetime) -> list[Exchange]:
         """Ask for a machine's money by GPU, processor, memory, disks and public address."""
-        return self.fetch(scheduled_at, f"/billing/billing/virtual-machine/{vm_id}/sub-resource", _window(start, end))
+        return self.fetch(scheduled_at, SUB_RESOURCES.format(vm_id=vm_id), _window(start, end))
 
     def fetch_payments(self, scheduled_at: datetime) -> list[Exchange]:
         """Ask for all payments with their tax."""

@@ -52,6 +52,7 @@ _OPERATION_STATUSES = {
 """Status of a VM after Request, Success, Failed of each operation. Success and Failed are documented callback names;
 Request is inferred from `InstanceCreationRequest`, the one event that the vendor shows."""
 _REASON = re.compile(r"(\w+?)(Request|Success|Failed)")
+_SUB_RESOURCES = re.compile(answers.SUB_RESOURCES.format(vm_id=r"(\d+)"))
 
 
 def add_exchange(batch: Batch, exchange: Exchange, file: str, line: int) -> tuple[Any, ...]:
@@ -181,6 +182,12 @@ def _credit_rows(exchange: Exchange, item: answers.Credit) -> list[tuple[Any, ..
     return [(exchange.observed_at, _round(item.credit, NANO_DOLLAR))]
 
 
+def _payment_rows(exchange: Exchange, item: answers.Payment) -> list[tuple[Any, ...]]:
+    tax = None if item.tax_amount is None else _round(item.tax_amount, NANO_DOLLAR)
+    about = item.payment_id, answers.utc(item.created_at), item.status
+    return [(exchange.observed_at, *about, _round(item.amount, NANO_DOLLAR), tax)]
+
+
 def _graph_rows(exchange: Exchange, item: answers.GraphPoint) -> list[tuple[Any, ...]]:
     _, kind, resource_id, _ = exchange.endpoint.removeprefix(answers.HISTORY).split("/")
     bucket = (answers.utc(item.datetime), item.granularity, _round(item.value, HISTORY_UNIT))
@@ -201,7 +208,8 @@ def type_of_list(kind: str) -> str:
 
 def _history_rows(exchange: Exchange, item: answers.BillingRow) -> list[tuple[Any, ...]]:
     """Give one row per amount of money; other figures of the answer stay in the raw file."""
-    kind = exchange.endpoint.removeprefix(answers.HISTORY).strip("/") or "organisation"
+    part_of_vm = _SUB_RESOURCES.fullmatch(exchange.endpoint)
+    kind = "vm" if part_of_vm else exchange.endpoint.removeprefix(answers.HISTORY).strip("/") or "organisation"
     start, end = (parse_instant(exchange.query[name]) for name in ("start_date", "end_date"))
     if end - start < timedelta(0):
         raise ValueError("window runs backwards")
@@ -212,7 +220,7 @@ def _history_rows(exchange: Exchange, item: answers.BillingRow) -> list[tuple[An
             start,
             end,
             type_of_list(kind),
-            None if kind == "organisation" else _resource_id(about),
+            int(part_of_vm[1]) if part_of_vm else None if kind == "organisation" else _resource_id(about),
             about.id,
             about.resource_name,
             figure,
@@ -247,6 +255,7 @@ _READERS: dict[type, tuple[str, Callable[[Exchange, Any], list[tuple[Any, ...]]]
     answers.VmEvent: ("validated.vm_states", _vm_event_rows),
     answers.Price: ("validated.prices", _price_rows),
     answers.Credit: ("validated.credit_balances", _credit_rows),
+    answers.Payment: ("validated.payments", _payment_rows),
     answers.BillingRow: ("validated.billing_history", _history_rows),
     answers.GraphPoint: ("validated.billing_graphs", _graph_rows),
     answers.BillingEvent: ("validated.billing_events", _billing_event_rows),

@@ -23,6 +23,7 @@ from spotinference_pipeline.books import FINAL, Book, Key, read_books
 from spotinference_pipeline.charges import Reading, VmFacts, add_shares
 from spotinference_pipeline.hyperstack_rows import type_of_list
 from spotinference_pipeline.meter import Interval, intersect, length, subtract, union
+from spotinference_pipeline.months import settle_month
 from spotinference_pipeline.own_days import Measure, ResourceDay
 from spotinference_pipeline.readings import (
     LOOK_AROUND,
@@ -30,6 +31,7 @@ from spotinference_pipeline.readings import (
     learn_rates,
     read_graphs,
     read_lives,
+    read_public_ip_bills,
     read_public_ip_rate,
     read_vm_facts,
 )
@@ -81,28 +83,31 @@ class DayFacts:
     resources: Mapping[Key, ResourceDay]
     books: Sequence[Book]
     adjustments: Sequence[Adjustment]
+    month: Sequence[Adjustment]
+    """What is booked on the day for its month, beyond the day's own books."""
 
 
 def read_day(warehouse: Warehouse, utc_day: date) -> DayFacts:
     """Work out what each resource cost on the day, for this module and `wakes`."""
     window = day_window(utc_day)
     start, end = to_microseconds(window.start), to_microseconds(window.end)
-    books = read_books(warehouse, utc_day)
+    books = read_books(warehouse, window)
     lives = _lives(warehouse, window, books)
     facts = learn_rates(_facts(warehouse, lives, window), lives)
-    day = Measure(
-        start, end, facts, read_public_ip_rate(warehouse, window.end), read_graphs(warehouse, window), bool(books)
-    )
+    ip_rate, ip_bills = read_public_ip_rate(warehouse, window.end), read_public_ip_bills(warehouse, window)
+    day = Measure(start, end, facts, ip_rate, read_graphs(warehouse, window), bool(books), ip_bills)
     resources: dict[Key, ResourceDay] = defaultdict(ResourceDay)
     for life in lives:
         day.add(resources[life.resource_type, life.resource_id], life)
     adjustments = settle({key: found.own for key, found in resources.items()}, books, LISTED_TYPES) if books else []
     _close(resources, books, adjustments)
+    month = settle_month(warehouse, utc_day) if books else []
+    _add_month(resources, month)
     if books:
         for life in lives:
             if not life.is_ended and life.readings[-1].at < end:
                 life.readings.append(Reading(end, life.readings[-1].total, None))
-    return DayFacts(utc_day, lives, facts, resources, books, adjustments)
+    return DayFacts(utc_day, lives, facts, resources, books, adjustments, month)
 
 
 def build_day(warehouse: Warehouse, utc_day: date, facts: DayFacts | None = None) -> dict[str, int]:
@@ -115,7 +120,7 @@ def build_day(warehouse: Warehouse, utc_day: date, facts: DayFacts | None = None
     day = to_microseconds(window.start), to_microseconds(window.end)
     vm_lives = [life for life in facts.lives if life.resource_type == "vm"]
     vms = [_vm_row(utc_day, vm_id, facts.vms[vm_id], vm_lives, day) for vm_id in sorted(facts.vms)]
-    return _store(warehouse, utc_day, facts.resources, vms, facts.adjustments, facts.books)
+    return _store(warehouse, facts, vms)
 
 
 def _lives(warehouse: Warehouse, window: Window, books: Sequence[Book]) -> list[Life]:
@@ -153,6 +158,15 @@ def _close(resources: dict[Key, ResourceDay], books: Sequence[Book], adjustments
             found.kinds = add_shares(own.shares) | {"credit": own.credit}
 
 
+def _add_month(resources: dict[Key, ResourceDay], month: Sequence[Adjustment]) -> None:
+    """Add what a month was billed beyond its days: nobody knows for what, so it is of the kind `other`, or a credit."""
+    for one in month:
+        if one.key not in resources:
+            resources[one.key] = ResourceDay(one.name or one.key[0], source="books")
+        found, kind = resources[one.key], "credit" if one.amount < 0 else "other"
+        found.kinds = {**found.kinds, kind: found.kinds.get(kind, 0) + one.amount}
+
+
 def _vm_row(utc_day: date, vm_id: int, vm: VmFacts, lives: Sequence[Life], day: Interval) -> tuple[Any, ...]:
     start, end = day
     alive = union(
@@ -175,14 +189,8 @@ def _vm_row(utc_day: date, vm_id: int, vm: VmFacts, lives: Sequence[Life], day: 
     )
 
 
-def _store(
-    warehouse: Warehouse,
-    utc_day: date,
-    resources: Mapping[Key, ResourceDay],
-    vms: Sequence[tuple[Any, ...]],
-    adjustments: Sequence[Adjustment],
-    books: Sequence[Book],
-) -> dict[str, int]:
+def _store(warehouse: Warehouse, facts: DayFacts, vms: Sequence[tuple[Any, ...]]) -> dict[str, int]:
+    utc_day, resources, books = facts.utc_day, facts.resources, facts.books
     resource_rows: list[tuple[Any, ...]] = []
     cost_rows: list[tuple[Any, ...]] = []
     for key, found in sorted(resources.items()):
@@ -194,10 +202,11 @@ def _store(
         )
         cost_rows += [(utc_day, *key, kind, _usd(spent[kind])) for kind in sorted(spent)]
     booked = [
-        (utc_day, *one.key, one.reason, _usd(one.amount), _usd(one.tolerance), one.booked_at) for one in adjustments
+        (utc_day, *one.key, one.reason, _usd(one.amount), _usd(one.tolerance), one.booked_at)
+        for one in (*facts.adjustments, *facts.month)
     ]
     counted = sum(found.own.total for found in resources.values())
-    reconciled = [_reconciliation_row(utc_day, books, adjustments, counted)] if books else []
+    reconciled = [_reconciliation_row(utc_day, books, facts.adjustments, counted)] if books else []
     rows = zip(TABLES, (resource_rows, cost_rows, vms, booked, reconciled), strict=True)
     return {table: warehouse.replace_day(table, utc_day, to_frame(some, _SCHEMAS[table])) for table, some in rows}
 

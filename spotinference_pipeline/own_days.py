@@ -38,6 +38,8 @@ class Measure:
     ip_rate: int
     graphs: Mapping[Key, Mapping[int, int]]
     has_book: bool
+    ip_bills: Mapping[int, int] = field(default_factory=dict)
+    """What Hyperstack bills for public IPs of machines that it was asked about."""
 
     def add(self, resource: ResourceDay, life: Life) -> None:
         """Add one life. Excluded resources cost nothing and stay visible."""
@@ -78,6 +80,7 @@ class Measure:
             shares = [share for share, _ in charged]
         own.shares += shares
         own.holes = union([*own.holes, *holes])
+        own.network = self.ip_bills.get(life.resource_id) if own.holes and life.resource_type == "vm" else None
         own.billed_credit += sum(amount for _, amount in credits)
 
 

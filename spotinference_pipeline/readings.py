@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from spotinference_pipeline.answers import HISTORY
 from spotinference_pipeline.charges import Reading, VmFacts
 from spotinference_pipeline.meter import Interval, union
 from spotinference_pipeline.states import Readiness, Sight, StateLine, find_cold_starts
@@ -137,9 +138,8 @@ def read_vm_facts(warehouse: Warehouse, low: datetime, high: datetime, day: Wind
     facts = {}
     for vm_id, seen in sights.items():
         line = StateLine(seen)
-        known_until = max(
-            [to_microseconds(day.end), *(sight.at for sight in seen), *(at for at, _ in probes[vm_id][-1:])]
-        )
+        told = [*(at for at, _ in probes[vm_id][-1:]), *first_bytes[vm_id][-1:]]
+        known_until = max([to_microseconds(day.end), *(sight.at for sight in seen), *(at + 1 for at in told)])
         colds = find_cold_starts(line, Readiness(sorted(probes[vm_id]), first_bytes[vm_id]), known_until)
         facts[vm_id] = VmFacts(line, ips[vm_id], colds, union(busy[vm_id]), gpus.get(vm_id), rates[vm_id])
     return facts
@@ -158,21 +158,82 @@ def learn_rates(facts: Mapping[int, VmFacts], lives: Iterable[Life]) -> dict[int
 
 
 def read_graphs(warehouse: Warehouse, day: Window) -> dict[tuple[str, int], dict[int, int]]:
-    """Give what Hyperstack's newest graphs of the day show by hour, for each resource that has one that fine."""
+    """Give what each hour of the day cost by Hyperstack's newest word, for each resource of which there is one.
+
+    From graphs by the hour, and from lists of single hours where a file has all 24 of them.
+    """
     frame = warehouse.query(
         """
+        with asked as (
+            select source_file, left(query, length('start_date=') + 19) as hour, bool_or(is_good) as is_good
+            from validated.exchanges
+            where
+                endpoint = $list and observed_at >= $end and starts_with(query, $dates)
+                and datediff('hour', substr(query, 12, 19)::timestamp, substr(query, 41, 19)::timestamp) = 1
+            group by source_file, query
+        ),
+
+        whole as (
+            select source_file from asked group by source_file having bool_and(is_good) and count(distinct hour) = 24
+        ),
+
+        hours as (
+            select resource_type, resource_id, bucket_start, amount_usd, observed_at
+            from validated.billing_graphs
+            where bucket_start >= $start and bucket_start < $end and bucket_seconds = 3600
+
+            union all
+
+            select resource_type, resource_id, window_start, sum(amount_usd), max(observed_at)
+            from (
+                select distinct on (source_file, window_start, billing_id)
+                    source_file, resource_type, resource_id, window_start, amount_usd, observed_at
+                from validated.billing_history
+                semi join whole using (source_file)
+                where
+                    resource_type = 'vm' and figure = 'incurred_bill' and window_start >= $start and window_end <= $end
+                    and window_end = window_start + interval 1 hour
+                order by observed_at desc
+            )
+            group by source_file, resource_type, resource_id, window_start
+        )
+
         select resource_type, resource_id, bucket_start, max_by(amount_usd, observed_at) as amount_usd
-        from validated.billing_graphs
-        where bucket_start >= $start and bucket_start < $end and bucket_seconds = 3600
+        from hours
         group by resource_type, resource_id, bucket_start
         order by resource_type, resource_id, bucket_start
         """,
-        {"start": day.start, "end": day.end},
+        {
+            "start": day.start,
+            "end": day.end,
+            "list": f"{HISTORY}/virtual-machine",
+            "dates": f"start_date={day.start:%Y-%m-%dT}",
+        },
     )
     graphs: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)
     for resource_type, resource_id, bucket_start, amount in frame.iter_rows():
         graphs[resource_type, resource_id][to_microseconds(bucket_start)] = to_femto(amount)
     return graphs
+
+
+def read_public_ip_bills(warehouse: Warehouse, day: Window) -> dict[int, int]:
+    """Give what Hyperstack's newest answers bill for public IPs on the day, for each machine that was asked about."""
+    frame = warehouse.query(
+        """
+        select resource_id, max_by(bill_usd, observed_at) as bill_usd
+        from (
+            select resource_id, observed_at, sum(amount_usd) as bill_usd
+            from validated.billing_history
+            where
+                resource_type = 'vm' and figure = 'publicip_incurred_bill'
+                and window_start = $start and window_end = $end
+            group by resource_id, observed_at
+        )
+        group by resource_id
+        """,
+        {"start": day.start, "end": day.end},
+    )
+    return {vm_id: max(to_femto(bill), 0) for vm_id, bill in frame.iter_rows()}
 
 
 def _read_event_rates(

@@ -1,22 +1,23 @@
-"""Hyperstack's books of one closed day, landed as one immutable raw file: what the day really cost, line by line.
+"""Hyperstack's books of one closed day or month, landed as one immutable raw file: what it really cost, line by line.
 
 Owns which calls a book takes: the organisation's total, every list of lines with all its pages, AI lists where the total
-shows AI cost, and for machines that nobody looked at for a while their graph, billing events and events, so that hours
-and states can be rebuilt. The pace is the client's, apart from the minute snapshot's. What a book means is `books`',
-what follows from it `settlement`'s.
+shows AI cost, of a day the payments, and for machines that nobody looked at for a while their graph, billing events, events
+and parts, so that hours, states and public IPs can be rebuilt; where a graph is not by the hour, the day's 24 lists of
+machines by the hour. The pace is the client's, apart from the minute snapshot's. What a book means is `books`', what
+follows from it `settlement`'s.
 
 Source: the vendor's API description; its limit is 500 requests a minute and address, shared by everybody behind it.
 """
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
 from spotinference_pipeline import raw
-from spotinference_pipeline.answers import HISTORY, HISTORY_LISTS, BillingRow, read_items
+from spotinference_pipeline.answers import HISTORY, HISTORY_LISTS, BillingRow, GraphPoint, read_items
 from spotinference_pipeline.books import SETTLE, Key
 from spotinference_pipeline.errors import HyperstackError, RawFileError, SettingsError
 from spotinference_pipeline.history_lists import read_history_list
@@ -25,13 +26,14 @@ from spotinference_pipeline.hyperstack_rows import type_of_list
 from spotinference_pipeline.readings import read_graphs, read_lives
 from spotinference_pipeline.settlement import HOLE
 from spotinference_pipeline.warehouse import Warehouse
-from spotinference_pipeline.windows import Window, day_window, to_microseconds
+from spotinference_pipeline.windows import Window, day_window, month_window, to_microseconds
 
 PATIENCE_SECONDS = 120.0
 """How long one call waits for its turn, or for the end of the pause after a 429."""
 BUDGET_SECONDS = 1800.0
 """After this time nothing more is asked: a book that takes longer is incomplete, and is fetched again another time."""
 VIRTUAL_MACHINE = "virtual-machine"
+HOUR = timedelta(hours=1)
 _AI_COSTS = ("ais_token_cost", "ais_workload_cost")
 
 
@@ -48,14 +50,33 @@ class Fetched:
     """What fetching one book did."""
 
     path: Path
-    utc_day: date
+    window: Window
     exchanges: int
     failed: int
+
+    @property
+    def utc_day(self) -> date:
+        """The day in whose ledger the book counts: the day itself, of a month its last one."""
+        return self.window.last_day
 
     @property
     def source_file(self) -> str:
         """Name the file as the validated tables do."""
         return f"hyperstack/{self.path.parent.name}/{self.path.name}"
+
+
+def read_known_of_month(warehouse: Warehouse, utc_day: date) -> Known:
+    """Read which resources cost something in the day's month, to compare the lists with."""
+    window = month_window(utc_day)
+    keys = warehouse.query(
+        """
+        select distinct resource_type, resource_id
+        from rollup.cost_days
+        where utc_day >= cast($start as date) and utc_day < cast($end as date) and cost_usd > 0
+        """,
+        {"start": window.start.date(), "end": window.end.date()},
+    )
+    return Known(frozenset(keys.iter_rows()))
 
 
 def check_settled(utc_day: date, now: datetime) -> None:
@@ -106,18 +127,54 @@ def take(
     Raises: SettingsError when the day's bills still move; RawFileError when the file cannot be written.
     """
     check_settled(utc_day, clock())
-    taken: list[raw.Exchange] = []
-    window, scheduled_at = day_window(utc_day), minute_of(clock())
-    taken += hyperstack.fetch_history(scheduled_at, window.start, window.end)
+    scheduled_at, window = minute_of(clock()), day_window(utc_day)
+    taken, billed = _take_lines(hyperstack, scheduled_at, window, known)
+    unseen = sorted(number for kind, number in billed if kind == "vm" and number not in known.seen_vms)
+    graphs = [
+        hyperstack.fetch_graph(scheduled_at, VIRTUAL_MACHINE, vm_id, window.start, window.end) for vm_id in unseen
+    ]
+    for vm_id, graph in zip(unseen, graphs, strict=True):
+        taken += [*graph, *_ask_about(hyperstack, scheduled_at, vm_id, window)]
+    if not all(map(_is_hourly, graphs)):
+        for start in (window.start + number * HOUR for number in range(24)):
+            taken += hyperstack.fetch_history_list(scheduled_at, VIRTUAL_MACHINE, start, start + HOUR)
+    taken += hyperstack.fetch_payments(scheduled_at)
+    return _land(raw_dir, taken, window)
+
+
+def take_month(
+    hyperstack: Hyperstack,
+    raw_dir: Path,
+    clock: Callable[[], datetime],
+    utc_day: date,
+    known: Known,
+) -> Fetched:
+    """Fetch the book of the whole month that a day lies in now: its bills as one window, which may differ from its days.
+
+    Raises: SettingsError when the month's bills still move; RawFileError when the file cannot be written.
+    """
+    window = month_window(utc_day)
+    check_settled(window.last_day, clock())
+    taken, _ = _take_lines(hyperstack, minute_of(clock()), window, known)
+    return _land(raw_dir, taken, window)
+
+
+def _take_lines(
+    hyperstack: Hyperstack, scheduled_at: datetime, window: Window, known: Known
+) -> tuple[list[raw.Exchange], set[Key]]:
+    """Ask for the organisation's total and every list of lines; give the exchanges, and who stands in the lists."""
+    taken = hyperstack.fetch_history(scheduled_at, window.start, window.end)
     has_ai = _shows_ai(taken)
     billed: set[Key] = set()
     for kind, is_needed in HISTORY_LISTS.items():
         if is_needed or has_ai:
             billed |= _read_list(hyperstack, taken, (scheduled_at, kind, window), known)
-    for vm_id in sorted(number for kind, number in billed if kind == "vm" and number not in known.seen_vms):
-        taken += _ask_about(hyperstack, scheduled_at, vm_id, window)
+    return taken, billed
+
+
+def _land(raw_dir: Path, taken: list[raw.Exchange], window: Window) -> Fetched:
     path = raw.append_exchanges(raw_dir, taken, f"books-{secrets.token_hex(4)}")
-    return Fetched(path, utc_day, len(taken), sum(exchange.status not in (200, 404) for exchange in taken))
+    return Fetched(path, window, len(taken), sum(exchange.status not in (200, 404) for exchange in taken))
 
 
 def _read_list(
@@ -141,13 +198,24 @@ def _read_list(
 
 
 def _ask_about(hyperstack: Hyperstack, scheduled_at: datetime, vm_id: int, window: Window) -> list[raw.Exchange]:
-    """Ask how one machine's money and states lay within the day."""
+    """Ask for the states of one machine within the day, and which part of its money was for public IPs."""
     span = window.start, window.end
     return [
-        *hyperstack.fetch_graph(scheduled_at, VIRTUAL_MACHINE, vm_id, *span),
         *hyperstack.fetch_billing_events(scheduled_at, VIRTUAL_MACHINE, vm_id, *span),
         *hyperstack.fetch_vm_events(scheduled_at, vm_id),
+        *hyperstack.fetch_sub_resources(scheduled_at, vm_id, *span),
     ]
+
+
+def _is_hourly(graph: Sequence[raw.Exchange]) -> bool:
+    """Tell whether a graph says what each hour cost: Hyperstack chooses its buckets, and may choose days."""
+    try:
+        points = read_items(graph[-1].endpoint, graph[-1].body_bytes() or b"")
+    except (HyperstackError, RawFileError):
+        return False
+    return graph[-1].status == 200 and all(
+        isinstance(point, GraphPoint) and point.granularity == HOUR.total_seconds() for point in points
+    )
 
 
 def _shows_ai(total: Iterable[raw.Exchange]) -> bool:

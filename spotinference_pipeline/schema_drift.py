@@ -12,6 +12,7 @@ from spotinference_pipeline.answers import (
     BillingEvent,
     BillingRow,
     Credit,
+    Payment,
     Price,
     UsageItem,
     VirtualMachine,
@@ -39,6 +40,10 @@ _KNOWN: dict[type, frozenset[str]] = {
     ),
     VmEvent: _names("id instance_id user_id org_id time type reason object message"),
     Price: _names("id name value original_value discount_applied start_time end_time currency"),
+    Payment: _names(
+        "payment_id transaction_id amount tax_amount currency status payment_type paid_from description gateway_response "
+        "invoice auto_topup_id attempt_number max_attempts created_at updated_at"
+    ),
     Credit: _names("credit threshold can_create_instance currency"),
     BillingRow: _names("attributes metrics currency"),
     BillingEvent: _names("start event event_duration price_per_hour total_cost"),

@@ -43,6 +43,8 @@ class OwnDay:
     billed_credit: int = 0
     """The credits that a bill of the day holds: those that our counters or, where nobody looked, a graph showed in it."""
     readings: int = 0
+    network: int | None = None
+    """What Hyperstack bills for public IPs, where it was asked because nobody looked."""
 
     @property
     def total(self) -> int:
@@ -58,6 +60,8 @@ class Adjustment:
     amount: int
     booked_at: datetime
     tolerance: int
+    name: str | None = None
+    """What the line is called, where our counters may not know it."""
 
 
 def settle(own: Mapping[Key, OwnDay], books: Sequence[Book], listed_types: frozenset[str]) -> list[Adjustment]:
@@ -122,7 +126,16 @@ def divide(resource_type: str, own: OwnDay, bill: int) -> dict[str, int]:
     if sum(positive.values()) != spent:
         weights = positive or {kind_of(resource_type): 1}
         positive = dict(zip(weights, apportion(spent, list(weights.values())), strict=True))
+    if own.network is not None:
+        positive = _with_network(positive, min(own.network, spent), kind_of(resource_type))
     return positive | ({"credit": own.billed_credit} if own.billed_credit else {})
+
+
+def _with_network(parts: Mapping[str, int], network: int, kind: str) -> dict[str, int]:
+    """Give so much of the parts to the network; the other parts share what is left in proportion."""
+    others = {name: amount for name, amount in parts.items() if name != "network"} or {kind: 1}
+    left = apportion(sum(parts.values()) - network, list(others.values()))
+    return dict(zip(others, left, strict=True)) | {"network": network}
 
 
 def _fill(own: OwnDay, spent: int) -> list[Share]:

@@ -20,7 +20,7 @@ from spotinference_pipeline.batch import Batch, to_frame
 from spotinference_pipeline.request_log import SEGMENT_NAME, read_segment
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse
-from spotinference_pipeline.windows import ONE_DAY, days_between
+from spotinference_pipeline.windows import ONE_DAY, Window, day_window, days_between, month_window
 
 FILES_PER_BATCH = 48
 _FILE_SCHEMA = {
@@ -46,6 +46,7 @@ _KEYS = {
         "observed_at",
     ),
     "validated.credit_balances": ("observed_at",),
+    "validated.payments": ("payment_id", "observed_at"),
     "validated.prices": ("price_name", "observed_at"),
     "validated.vm_states": ("vm_id", "source", "observed_at", "reason"),
     "validated.requests": ("request_id",),
@@ -194,8 +195,10 @@ def _days(frame: pl.DataFrame) -> set[date]:
         for start, end in frame.select("period_start", "period_end").unique().iter_rows():
             days |= set(days_between(start, end - ONE_DAY))
     if "window_start" in frame.columns:
-        of_one_day = frame.filter(pl.col("window_end") - pl.col("window_start") == ONE_DAY)
-        days |= set(of_one_day["window_start"].dt.date().unique())
+        for start, end in frame.select("window_start", "window_end").unique().iter_rows():
+            window = Window(start, end)
+            if window in (day_window(start.date()), month_window(start.date())):
+                days.add(window.last_day)  # where a month's book counts
     return days
 
 

@@ -25,6 +25,11 @@ class Window:
     def days(self) -> int:
         return (self.end - self.start) // ONE_DAY
 
+    @property
+    def last_day(self) -> date:
+        """The UTC day that the window's last instant lies in."""
+        return (self.end - timedelta(microseconds=1)).date()
+
 
 def day_start(utc_day: date) -> datetime:
     """Give the first instant of a UTC day."""
@@ -34,6 +39,12 @@ def day_start(utc_day: date) -> datetime:
 def day_window(utc_day: date) -> Window:
     """Give the 24 hours of a UTC day."""
     return Window(day_start(utc_day), day_start(utc_day + ONE_DAY))
+
+
+def month_window(utc_day: date) -> Window:
+    """Give the calendar month of UTC that a day lies in."""
+    first = utc_day.replace(day=1)
+    return Window(day_start(first), day_start((first + 31 * ONE_DAY).replace(day=1)))
 
 
 def trailing_window(utc_day: date) -> Window:

@@ -112,6 +112,19 @@ create table if not exists validated.credit_balances (
     source_line bigint not null
 );
 
+-- One row per payment into the prepaid balance and observation of the list of payments.
+create table if not exists validated.payments (
+    observed_at timestamptz not null,
+    payment_id varchar not null,
+    paid_at timestamptz not null,
+    payment_status varchar,
+    amount_usd decimal(28, 9) not null,
+    tax_usd decimal(28, 9),
+    source_file varchar not null,
+    source_line bigint not null
+);
+comment on column validated.payments.amount_usd is 'USD for the balance, without tax';
+
 -- One row per name and observation of the price book.
 create table if not exists validated.prices (
     observed_at timestamptz not null,
@@ -302,7 +315,8 @@ create table if not exists rollup.adjustments (
     booked_at timestamptz not null
 );
 comment on column rollup.adjustments.reason is
-'boundary, gap, rate, unseen or unattributed in the first book; correction in later ones, or where a credit was seen';
+'boundary, gap, rate, unseen or unattributed in the first book; correction in later ones, or where a credit was seen; '
+'month_boundary on the last day of a month: what the month''s book has beyond its days''';
 
 -- One row per UTC day that Hyperstack's books were read of.
 create table if not exists rollup.reconciliation_days (
@@ -373,6 +387,7 @@ create table if not exists rollup.credit_days (
     opening_balance_usd decimal(28, 9),
     closing_balance_usd decimal(28, 9),
     topped_up_usd decimal(28, 9),
+    paid_in_usd decimal(28, 9),
     usage_usd decimal(28, 9),
     drift_usd decimal(28, 9),
     readings bigint not null
@@ -380,6 +395,8 @@ create table if not exists rollup.credit_days (
 comment on column rollup.credit_days.opened_at is 'last reading at or before the day''s first instant';
 comment on column rollup.credit_days.closed_at is 'last reading at or before the next day''s first instant';
 comment on column rollup.credit_days.readings is 'balances read after opened_at up to closed_at';
+comment on column rollup.credit_days.paid_in_usd is
+'payments made after opened_at up to closed_at; null where their list was not read since';
 comment on column rollup.credit_days.drift_usd is
 'opening - closing + topped up - usage: above 0, the balance lost more than the counters say';
 

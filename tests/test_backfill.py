@@ -1,7 +1,7 @@
 """Days through rollups, metrics and rules: in any order, twice, and again after something came late."""
 
-from collections.abc import Callable
-from datetime import date, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import permutations
 from pathlib import Path
@@ -12,8 +12,10 @@ import pytest
 
 from spotinference_pipeline import backfill, ledger, transform, validated, wakes
 from spotinference_pipeline.errors import WarehouseError
+from spotinference_pipeline.settings import read
 from spotinference_pipeline.storage import Storage
-from spotinference_pipeline.warehouse import Warehouse, open_scratch
+from spotinference_pipeline.warehouse import Warehouse, open_scratch, open_warehouse
+from spotinference_pipeline.windows import Window, day_window, days_between
 
 DAY = date(2026, 11, 22)
 DAYS = [DAY - timedelta(days=2), DAY - timedelta(days=1), DAY]
@@ -166,3 +168,34 @@ def test_seven_days_cost_what_their_days_cost(three_days: Warehouse) -> None:
     backfill.build(three_days, DAYS)
     paid = three_days.query("select paid_usd from metric.paid where utc_day = $utc_day", {"utc_day": DAY}).item()
     assert paid == three_days.query("select sum(cost_usd) as s from rollup.resource_days").item() == Decimal(4320)
+
+
+def test_F051_a_month_that_is_over_is_read_with_its_days_once_each_has_a_book(
+    tmp_path: Path, simulated_days: Any, insert: Make
+) -> None:
+    """Over HTTP; the other days of November are said to have their books."""
+    month = Window(datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC))
+    others = [day for day in days_between(date(2026, 11, 1), date(2026, 11, 30)) if day != simulated_days.last]
+
+    def windows(now: str, booked: Sequence[date]) -> list[Window]:
+        environment = {
+            "SPOTINFERENCE_DATA_DIR": str(tmp_path),
+            "SPOTINFERENCE_NOW": now,
+            "SPOTINFERENCE_HYPERSTACK_URL": url,
+            "SPOTINFERENCE_HYPERSTACK_API_KEY": "simulated-key",
+        }
+        settings = read(environment)
+        with open_warehouse(settings.warehouse_path) as warehouse:
+            warehouse.execute("delete from rollup.reconciliation_days")
+            insert(warehouse, "rollup.reconciliation_days", [{"utc_day": day} for day in booked])
+        fetched = list(backfill.fetch_books(settings, [simulated_days.last]))
+        with open_warehouse(settings.warehouse_path) as warehouse:
+            validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
+            assert all(backfill.is_whole(warehouse, book) for book in fetched)
+        return [book.window for book in fetched]
+
+    with simulated_days.served() as url:
+        days = [day_window(simulated_days.last)]
+        assert windows("2026-12-03T02:00:00Z", others) == [*days, month]
+        assert windows("2026-12-02T23:59:00Z", others) == days, "the last day has had no second book"
+        assert windows("2026-12-03T02:10:00Z", others[1:]) == days, "of a day nothing is known"

@@ -10,6 +10,7 @@ import pytest
 from spotinference_pipeline import answers
 from spotinference_pipeline.books import Book, Line, read_books
 from spotinference_pipeline.raw import Exchange
+from spotinference_pipeline.windows import day_window
 
 DAY = date(2026, 11, 22)
 WINDOW = {"start_date": "2026-11-22T00:00:00", "end_date": "2026-11-23T00:00:00"}
@@ -54,7 +55,7 @@ class Shelf:
     def land(self, *exchanges: Exchange) -> list[Book]:
         self.desk.land(*exchanges)
         self.desk.ingest()
-        return read_books(self.desk.warehouse, DAY)
+        return read_books(self.desk.warehouse, day_window(DAY))
 
 
 @pytest.fixture
@@ -142,4 +143,4 @@ def test_a_total_without_an_amount_makes_no_book(shelf: Shelf) -> None:
 
 def test_the_books_of_a_day_are_its_own(shelf: Shelf) -> None:
     shelf.land(shelf.total("1"), *shelf.lists())
-    assert read_books(shelf.desk.warehouse, DAY - timedelta(days=1)) == []
+    assert read_books(shelf.desk.warehouse, day_window(DAY - timedelta(days=1))) == []

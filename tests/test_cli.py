@@ -487,7 +487,7 @@ def test_a_book_that_cannot_be_read_is_told_and_the_day_is_built_all_the_same(de
         done = desk.main("reconcile", "2026-11-22", **nowhere)
     assert done.code == cli.GATE
     assert done.stdout == "2026-11-22 no whole book\n"
-    assert "day 2026-11-22: expected a whole book, found 7 of 7 answers failed" in done.stderr
+    assert "day 2026-11-22: expected a whole book, found 8 of 8 answers failed" in done.stderr
     assert "run `spotinference reconcile 2026-11-22` again" in done.stderr
 
 

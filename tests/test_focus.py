@@ -1,7 +1,7 @@
 """The FOCUS 1.2 export against the rules of the specification, written as code."""
 
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,9 @@ def _broken_by(row: dict[str, Any]) -> list[str]:
         and row["ChargePeriodStart"] < row["ChargePeriodEnd"] <= row["BillingPeriodEnd"],
         "subcategory of its category": row["ServiceSubcategory"] in SUBCATEGORIES.get(row["ServiceCategory"], set()),
         "only credits are negative": row["BilledCost"] >= 0 or row["ChargeCategory"] in ("Credit", "Adjustment"),
+        "a correction is of a month that is over": row["ChargeClass"] is None or row["x_AdjustmentReason"] is not None,
+        "an adjustment has a reason": (row["ChargeCategory"] == "Adjustment")
+        == (row["x_AdjustmentReason"] is not None),
         "list cost of a charge without unit price": row["ListCost"] == row["BilledCost"] == row["ContractedCost"],
         "no empty text": "" not in row.values(),
     }
@@ -160,6 +163,47 @@ def test_any_ledger_keeps_the_rules(insert: Callable[..., None], charges: dict[t
         frame = focus.read_charges(warehouse, DAYS, "4242")
     assert broken_rules(frame) == []
     assert sum(frame["BilledCost"].to_list()) == 2 * sum(costs.values())
+
+
+_CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["vm", "volume", "cluster"]),
+        st.sampled_from(["correction", "month_boundary"]),
+        st.integers(-(10**21), 10**21).filter(bool),
+        st.integers(-40, 40),
+    ),
+    max_size=5,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=12, deadline=None)
+@given(charges=_CHARGES, changes=_CHANGES)
+def test_F054_what_books_changed_later_are_rows_of_their_own_and_the_sum_stays(
+    insert: Callable[..., None], charges: dict[tuple[str, str], int], changes: list[tuple[str, str, int, int]]
+) -> None:
+    """The ledger holds the changes: a month's as a kind of its own, a later book's somewhere in its kinds."""
+    costs = {key: Decimal(-femto if key[1] == "credit" else femto).scaleb(-15) for key, femto in charges.items()}
+    first_at = datetime(2026, 11, 2, 2, tzinfo=UTC)
+    booked = []
+    for kind, reason, femto, days in changes:
+        usd, later = Decimal(femto).scaleb(-15), days
+        if reason == "month_boundary":
+            key, later = (kind, "credit" if usd < 0 else "other"), abs(days) + 1
+            costs[key] = costs.get(key, Decimal(0)) + usd
+        about = {"utc_day": DAYS[1], "resource_type": kind, "resource_id": 7, "reason": reason}
+        booked.append({**about, "cost_usd": usd, "booked_at": first_at + timedelta(days=later)})
+    with open_scratch() as warehouse:
+        fill(warehouse, insert, costs)
+        insert(warehouse, "rollup.reconciliation_days", [{"utc_day": DAYS[1], "first_book_at": first_at}])
+        insert(warehouse, "rollup.adjustments", booked)
+        frame = focus.read_charges(warehouse, DAYS[1:], "4242")
+    assert broken_rules(frame) == []
+    assert sum(frame["BilledCost"].to_list()) == sum(costs.values())
+    later = [row for row in booked if row["booked_at"] > first_at]
+    shown = frame.filter(pl.col("ChargeCategory") == "Adjustment")
+    assert sorted(shown["BilledCost"].to_list()) == sorted(row["cost_usd"] for row in later)
+    of_past_month = sum(row["booked_at"] >= datetime(2026, 12, 1, tzinfo=UTC) for row in later)
+    assert frame["ChargeClass"].drop_nulls().to_list() == ["Correction"] * of_past_month
 
 
 @pytest.mark.parametrize(

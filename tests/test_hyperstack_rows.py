@@ -1,5 +1,6 @@
 """From exchanges to rows: names, units, rounding, and what cannot be a row."""
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -106,6 +107,31 @@ def test_prices_keep_both_values_and_a_missing_list_price_is_unknown(words: Any)
         ("PublicIP", Decimal("0.00672043"), Decimal("0.01")),
         ("RAM", Decimal(0), None),
     ]
+
+
+def test_a_payment_has_its_amount_without_tax_and_the_word_for_its_state(words: Any) -> None:
+    paid = {"payment_id": "p1", "amount": Decimal("250.5"), "tax_amount": 50, "created_at": "2026-11-22T09:30:05"}
+    content = words.encode({"status": True, "data": [paid | {"status": "success", "currency": "usd"}, {"amount": 1}]})
+    batch, own = rows_of(words.exchange(answers.PAYMENTS, content))
+    row = only(batch, "validated.payments")
+    assert (row["payment_id"], row["payment_status"]) == ("p1", "success")
+    assert (row["amount_usd"], row["tax_usd"]) == (Decimal("250.5"), Decimal(50))
+    assert row["paid_at"] == datetime(2026, 11, 22, 9, 30, 5, tzinfo=UTC)
+    assert (own["items"], own["is_good"]) == (2, True), "one of them cannot be read, and is kept"
+
+
+def test_the_parts_of_a_machine_are_bills_of_it_with_or_without_their_wrapper(words: Any) -> None:
+    row = {"attributes": {"id": "uuid"}, "metrics": {"gpu_incurred_bill": 5, "publicip_incurred_bill": Decimal("0.16")}}
+    wrapped = {"org_id": 1, "billing_history": [row], "total_count": 1}
+    query = {"start_date": "2026-11-22T00:00:00", "end_date": "2026-11-23T00:00:00"}
+    for document in ({"status": True, "sub_resources_costs": wrapped}, wrapped):
+        batch, _ = rows_of(words.exchange(answers.SUB_RESOURCES.format(vm_id=7), words.encode(document), query=query))
+        rows = batch.frame("validated.billing_history").rows(named=True)
+        found = {(row["resource_type"], row["resource_id"], row["figure"]): row["amount_usd"] for row in rows}
+        assert found == {
+            ("vm", 7, "gpu_incurred_bill"): Decimal(5),
+            ("vm", 7, "publicip_incurred_bill"): Decimal("0.16"),
+        }
 
 
 def test_the_balance_is_a_row(words: Any) -> None:

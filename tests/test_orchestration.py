@@ -42,6 +42,7 @@ GROUPS = {
         "engine_counters",
         "exchanges",
         "invoice_lines",
+        "payments",
         "prices",
         "quarantine",
         "requests",

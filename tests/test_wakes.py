@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -78,6 +79,23 @@ def test_a_wake_has_its_seconds_dollars_and_what_it_served(books: Any) -> None:
         "served_tokens": None,
     }
     assert_adds_up(books)
+
+
+@pytest.mark.parametrize("by", ["probe", "first_byte"])
+def test_the_last_thing_known_may_be_that_the_engine_was_ready_after_midnight(books: Any, by: str) -> None:
+    books.reading("23:00", "0", "0", created=f"{EVE}T22:00")
+    books.reading(f"{MORROW}T00:00", "3", "0.06", created=f"{EVE}T22:00")
+    books.fleet("23:00", "SHUTOFF")
+    books.event("23:50", "InstanceStartSuccess")
+    if by == "probe":
+        books.probe("23:55", False)
+        books.probe(f"{MORROW}T00:08", True)
+    else:
+        books.request(f"{MORROW}T00:06", f"{MORROW}T00:20", f"{MORROW}T00:08")
+    build(books)
+    (wake,) = wakes(books)
+    assert (wake["ready_by"], wake["ready_at"]) == (by, at(f"{MORROW}T00:08"))
+    assert wake["cold_seconds"] == Decimal(600)
 
 
 def test_a_wake_over_midnight_has_rows_on_both_days_and_is_one_wake(books: Any) -> None:

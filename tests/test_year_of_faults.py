@@ -1,7 +1,8 @@
 """Whole histories through a simulated Hyperstack that errs: afterwards the ledger is the books, to the last digit.
 
 A day here has a few snapshots, and its books are read at D+1 and again at D+3, by the real client at a virtual clock.
-The gate lives some days with every fault at its default and with each at its worst; `make soak` lives 400.
+The gate lives some days with every fault at its default and with each at its worst, and one whole month; `make soak`
+lives 400 days.
 """
 
 import os
@@ -21,11 +22,14 @@ from spotinference_sim.hyperstack_answers import HyperstackAnswers
 from spotinference_sim.hyperstack_gate import Fate, HyperstackGate
 from spotinference_sim.scenario import Scenario
 
-from spotinference_pipeline import backfill, checks, reconciliation, snapshot, validated
+from spotinference_pipeline import backfill, checks, ledger, reconciliation, snapshot, validated
+from spotinference_pipeline.books import SETTLE, read_books
 from spotinference_pipeline.hyperstack import Hyperstack
 from spotinference_pipeline.pacing import Pace
+from spotinference_pipeline.reconciliation import Fetched, Known
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_scratch
+from spotinference_pipeline.windows import month_window
 
 IS_SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 FIRST = date(2026, 10, 26)  # a month ends inside
@@ -39,7 +43,7 @@ class Sky:
     """A clock that calls move on, and the transport through which the simulated service is asked."""
 
     def __init__(self, scenario: Scenario, faults: Faults) -> None:
-        self.now = datetime.combine(FIRST, datetime.min.time(), UTC)
+        self.now = datetime.fromtimestamp(scenario.start_s, UTC)
         self._began = self.now
         self._gate = HyperstackGate(HyperstackAnswers(scenario, faults=faults))
 
@@ -86,12 +90,13 @@ class Years:
         self.log = Storage(str(folder / "log"))
         self.warehouse, self.scenario, self.faults = warehouse, scenario, faults
         self.sky = Sky(scenario, faults)
+        self.first = self.sky.now.date()
         self.open_days: list[date] = []
 
     def live(self, days: int, hours: tuple[int, ...] = SNAPSHOT_HOURS) -> list[date]:
         """Live so many days, and some more until every book that can be read was; give the days with a book."""
         for number in range(days + 4):
-            day = FIRST + number * ONE_DAY
+            day = self.first + number * ONE_DAY
             midnight = datetime.combine(day, datetime.min.time(), UTC)
             if number:
                 self._reconcile(midnight + timedelta(hours=2), day - ONE_DAY if number <= days else None)
@@ -100,27 +105,46 @@ class Years:
                 with self.sky.ask(Pace()) as hyperstack:
                     snapshot.take(hyperstack, self.raw_dir, self.sky.clock)
         validated.ingest(self.warehouse, self.raw_dir, self.log)
-        lived = [FIRST + number * ONE_DAY for number in range(days)]
+        lived = [self.first + number * ONE_DAY for number in range(days)]
         backfill.build(self.warehouse, lived)
         booked = self.warehouse.query("select utc_day from rollup.reconciliation_days order by 1")["utc_day"].to_list()
         return [day for day in booked if day in lived]
 
     def _reconcile(self, at: datetime, new_day: date | None) -> None:
-        """Read the books of yesterday, of the day two before it once more, and of days whose book could not be read."""
+        """Read the books of yesterday, of the day two before it once more, and of days whose book could not be read.
+
+        On the third also the book of the month that ended.
+        """
         self.sky.now = max(self.sky.now, at)
         if new_day is not None:
             self.open_days.append(new_day)
         validated.ingest(self.warehouse, self.raw_dir, self.log)
-        again = [at.date() - 3 * ONE_DAY] if at.date() - 3 * ONE_DAY >= FIRST else []
+        again = [at.date() - 3 * ONE_DAY] if at.date() - 3 * ONE_DAY >= self.first else []
         for day in dict.fromkeys([*self.open_days, *again]):
-            known = reconciliation.read_known(self.warehouse, day)
-            pace = Pace(most_per_minute=120)
-            patience = {"budget_seconds": 1800.0, "patience_seconds": 120.0}
-            with self.sky.ask(pace, **patience) as hyperstack:
-                fetched = reconciliation.take(hyperstack, self.raw_dir, self.sky.clock, day, known)
+            fetched = self._ask(reconciliation.take, day, reconciliation.read_known(self.warehouse, day))
             validated.ingest(self.warehouse, self.raw_dir, self.log)
             if day in self.open_days and backfill.is_whole(self.warehouse, fetched):
                 self.open_days.remove(day)
+        if at.day == 3 and at.date() - 3 * ONE_DAY >= self.first:
+            self._ask(reconciliation.take_month, at.date() - 3 * ONE_DAY, Known())
+
+    def _ask(self, take: Any, day: date, known: Known) -> Fetched:
+        patience = {"budget_seconds": 1800.0, "patience_seconds": 120.0}
+        with self.sky.ask(Pace(most_per_minute=120), **patience) as hyperstack:
+            fetched: Fetched = take(hyperstack, self.raw_dir, self.sky.clock, day, known)
+        return fetched
+
+    def read_month(self, days: list[date]) -> None:
+        """Read the books of a month's days after each of them, the month's on the third, and build the ledger."""
+        everyone = Known(seen_vms=frozenset(one.id for one in self.scenario.resources))
+        for day in days:
+            self.sky.now = max(self.sky.now, datetime.combine(day + ONE_DAY, datetime.min.time(), UTC) + SETTLE)
+            self._ask(reconciliation.take, day, everyone)
+        self.sky.now += 2 * ONE_DAY
+        self._ask(reconciliation.take_month, days[-1], Known())
+        validated.ingest(self.warehouse, self.raw_dir, self.log)
+        for day in days:
+            ledger.build_day(self.warehouse, day)
 
     def costs(self, day: date) -> dict[tuple[str, int], Decimal]:
         """Give what each resource cost on the day."""
@@ -139,7 +163,8 @@ class Years:
             "select is_final from rollup.reconciliation_days where utc_day = $day", {"day": day}
         )["is_final"]
         whole, costs = organisation_truth(self.scenario, day), self.costs(day)
-        if not self.faults.never_settle:  # such books never are the truth, but the ledger is such books
+        is_apart = self.faults.month_boundary and day == month_window(day).last_day
+        if not (self.faults.never_settle or is_apart):  # such books never are the truth, but the ledger is such books
             assert sum(costs.values()) == usd(whole.final_femtos if is_final else whole.first_femtos), day
             for key, true in truth_by_resource(self.scenario, day).items():
                 if true.listed and not (key[0] == "cluster" and self.faults.cluster_remainder == "list"):
@@ -188,3 +213,34 @@ def test_with_each_fault_at_its_worst_the_ledger_is_the_books(live: Any, name: s
     for day in years.live(days, SNAPSHOT_HOURS if IS_SOAK else SNAPSHOT_HOURS[::3]):
         years.check(day)
     assert years.reasons() <= REASONS
+
+
+@pytest.mark.timeout(7200)
+def test_F051_the_ledger_of_a_month_is_the_months_book_and_its_other_days_keep_theirs(live: Any) -> None:
+    """The gate reads one book a day, and no snapshots; `make soak` lives the month as it is lived."""
+    first, days = date(2027, 2, 1), 28
+    scenario = Scenario.long(SEED, first, days, (2, 2), features=Features.all())
+    years = live(scenario, Faults.worst("month_boundary"))
+    lived = [first + number * ONE_DAY for number in range(days)]
+    if IS_SOAK:
+        assert years.live(days) == lived
+        for day in lived:
+            years.check(day)
+    else:
+        years.read_month(lived)
+    (month,) = read_books(years.warehouse, month_window(first))
+    rows = years.warehouse.query(
+        "select resource_type, resource_id, sum(cost_usd) from rollup.cost_days group by all having sum(cost_usd) != 0"
+    ).rows()
+    costs = {(kind, number): amount for kind, number, amount in rows}
+    listed = {key: usd(line.bill) for key, line in month.lines.items() if line.bill}
+    assert {key: costs[key] for key in listed} == listed
+    assert sum(costs.values()) == usd(month.organisation)
+    booked = years.warehouse.query("select distinct utc_day from rollup.adjustments where reason = 'month_boundary'")
+    assert booked["utc_day"].to_list() == lived[-1:]
+    for day in lived[-2:]:
+        (finding,) = checks.run(years.warehouse, day, ["ledger_equals_the_books"])
+        assert finding.passed
+    years.warehouse.execute("update rollup.cost_days set cost_usd = cost_usd + 1e-9 where utc_day = '2027-02-28'")
+    (finding,) = checks.run(years.warehouse, lived[-1], ["ledger_equals_the_books"])
+    assert finding.blocks

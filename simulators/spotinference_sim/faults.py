@@ -43,6 +43,7 @@ _WORST: dict[str, dict[str, Any]] = {
     "negative_step": {"negative_step": True},
     "history_lag_s": {"history_lag_s": 240},
     "never_settle": {"never_settle": True, "history_lag_s": 240},
+    "month_boundary": {"month_boundary": True},
     "usage_hours": {"usage_hours": True},
     "odd_state_times": {"odd_state_times": True},
     "cluster_remainder": {"cluster_remainder": "list"},
@@ -95,6 +96,8 @@ class Faults:
     """The counters of a history row lag by 0 to so many seconds, each by its own, until 2 h after the window's end."""
     never_settle: bool = False
     """They stay off by that for ever."""
+    month_boundary: bool = False
+    """A bill of a window of a week or more is up to a minute's cost off the sum of its days, each line by its own."""
     usage_hours: bool = False
     """`usage_time` and its like are in hours, as documented; they are in seconds."""
     odd_state_times: bool = True

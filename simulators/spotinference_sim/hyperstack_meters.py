@@ -16,6 +16,7 @@ from spotinference_sim.resources import Resource
 from spotinference_sim.scenario import CREDIT_BALANCE_NANOS, Scenario
 
 SETTLED_AFTER_US = 2 * HOUR_S * SECOND_US
+LONG_WINDOW_US = 7 * DAY_S * SECOND_US
 STUCK_SHARE = 0.2
 """Share of resources that have a stuck counter on a day."""
 STEP_DOWN = 0.05
@@ -60,6 +61,9 @@ class HyperstackMeters:
             return 0.0
         end_us = max(start_us, self.reaches_us(resource, end_us, now_us, counter))
         cost = resource.meter.dollars(end_us) - resource.meter.dollars(start_us)
+        if self._faults.month_boundary and end_us - start_us >= LONG_WINDOW_US:
+            about = (self._scenario.seed, "month_boundary", resource.kind, resource.id, resource.incarnation)
+            cost *= 1 + pick(-MINUTE_S, MINUTE_S, *about) * SECOND_US / (end_us - start_us)
         return cost + resource.revised(start_us, end_us, now_us) / NANO if resource.revisions else cost
 
     def reaches_us(self, resource: Resource, end_us: int, now_us: int, counter: str) -> int:

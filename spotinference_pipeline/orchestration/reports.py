@@ -60,11 +60,17 @@ def late_days(ingest: dg.AssetMaterialization | None) -> list[date]:
 
 
 def record_books(context: dg.AssetExecutionContext, books: Sequence[Fetched]) -> None:
-    """Put each day's raw file beside its partition."""
+    """Put each day's raw file beside its partition, a month's beside its last day, or the last day of this run."""
+    keys = sorted(context.partition_keys)
     for book in books:
+        day, of = book.utc_day.isoformat(), "" if book.window.days == 1 else "month_"
         context.add_asset_metadata(
-            {"file": dg.MetadataValue.path(str(book.path)), "answers": book.exchanges, "failed": book.failed},
-            partition_key=book.utc_day.isoformat(),
+            {
+                f"{of}file": dg.MetadataValue.path(str(book.path)),
+                f"{of}answers": book.exchanges,
+                f"{of}failed": book.failed,
+            },
+            partition_key=day if day in keys else keys[-1],
         )
 
 

@@ -1,39 +1,136 @@
--- One row per charge of the UTC day: resource and kind of cost, in the columns of FOCUS 1.2 (docs/focus.md), their
--- names in lower case. USD. The billed costs of a day add up to the ledger's. Unknown is null.
--- Quantities: hours in which a machine was busy, idle, ...; of all else, days on which it was billed.
-with ledger_lines as (
+-- One row per charge of the UTC day, in the columns of FOCUS 1.2 (docs/focus.md), their names in lower case: resource
+-- and kind of cost as first billed, then each change that a later book or the month's brought, as a row of its own.
+-- USD. The billed costs of a day add up to the ledger's: what was changed is taken out of the lines that the ledger
+-- has it in, of the largest kind first. Quantities: hours in which a machine was busy, idle, ...; of all else, days on
+-- which it was billed. Unknown is null.
+with changes as (
     select
-        utc_day,
-        resource_type,
-        resource_id,
-        cost_kind,
-        cost_usd,
-        if(cost_kind = 'credit', 'Credit', 'Usage') as charge_category,
-        cast(null as varchar) as adjustment_reason,
-        cast(null as timestamptz) as booked_at
-    from rollup.cost_days
-    where utc_day = $utc_day
+        adjustments.resource_type,
+        adjustments.resource_id,
+        adjustments.reason,
+        adjustments.cost_usd,
+        adjustments.booked_at
+    from rollup.adjustments as adjustments
+    inner join rollup.reconciliation_days as days
+        on adjustments.utc_day = days.utc_day and adjustments.booked_at > days.first_book_at
+    where adjustments.utc_day = $utc_day
 ),
 
--- The one place for adjustments: rows of rollup.adjustments with charge_category 'Adjustment' and cost_kind 'other',
--- once there are such rows that are not in rollup.cost_days already.
-adjustment_lines as (
+-- the ledger without what a month was billed beyond its days, which is booked as a kind of its own
+lines as (
     select
-        utc_day,
+        resource_type,
+        resource_id,
+        cost_kind,
+        sum(cost_usd) as cost_usd
+    from (
+        select
+            resource_type,
+            resource_id,
+            cost_kind,
+            cost_usd
+        from rollup.cost_days
+        where utc_day = $utc_day
+
+        union all
+
+        select
+            resource_type,
+            resource_id,
+            if(cost_usd < 0, 'credit', 'other') as cost_kind,
+            -cost_usd as cost_usd
+        from changes
+        where reason = 'month_boundary'
+    ) as parts
+    group by resource_type, resource_id, cost_kind
+    having sum(cost_usd) != 0
+),
+
+corrections as (
+    select
+        resource_type,
+        resource_id,
+        sum(cost_usd) as cost_usd
+    from changes
+    where reason != 'month_boundary'
+    group by resource_type, resource_id
+),
+
+ranked as (
+    select
+        lines.resource_type,
+        lines.resource_id,
+        lines.cost_kind,
+        lines.cost_usd,
+        coalesce(corrections.cost_usd, 0) as corrected_usd,
+        row_number() over largest_first as place,
+        coalesce(sum(lines.cost_usd) over largest_first - lines.cost_usd, 0) as larger_usd
+    from lines
+    left join corrections
+        on lines.resource_type = corrections.resource_type and lines.resource_id = corrections.resource_id
+    window
+        largest_first as (
+            partition by lines.resource_type, lines.resource_id
+            order by (lines.cost_kind = 'credit') asc, lines.cost_usd desc, lines.cost_kind asc
+            rows unbounded preceding
+        )
+),
+
+corrected as (
+    select
         resource_type,
         resource_id,
         cost_kind,
         cost_usd,
-        'Adjustment' as charge_category,
-        adjustment_reason,
-        booked_at
-    from ledger_lines
-    where false
+        case
+            when corrected_usd < 0 and place > 1 then 0
+            when corrected_usd < 0 then if(cost_kind = 'credit', greatest(corrected_usd, cost_usd), corrected_usd)
+            when cost_kind = 'credit' then greatest(corrected_usd - larger_usd, 0)
+            else least(cost_usd, greatest(corrected_usd - larger_usd, 0))
+        end as part_usd
+    from ranked
+),
+
+-- corrections of what the ledger has no line of any more: the bill became nothing, or less
+gone as (
+    select
+        corrections.resource_type,
+        corrections.resource_id,
+        corrections.cost_usd - coalesce(sum(corrected.part_usd), 0) as cost_usd
+    from corrections
+    left join corrected
+        on corrections.resource_type = corrected.resource_type and corrections.resource_id = corrected.resource_id
+    group by corrections.resource_type, corrections.resource_id, corrections.cost_usd
+),
+
+first_billed as (
+    select
+        resource_type,
+        resource_id,
+        cost_kind,
+        cost_usd - part_usd as cost_usd
+    from corrected
+    where cost_usd != part_usd
+
+    union all
+
+    select
+        resource_type,
+        resource_id,
+        case
+            when cost_usd > 0 then 'credit'
+            when resource_type = 'vm' then 'idle'
+            when resource_type in ('volume', 'snapshot', 'bucket') then 'storage'
+            else 'other'
+        end as cost_kind,
+        -cost_usd as cost_usd
+    from gone
+    where cost_usd != 0
 ),
 
 charges as (
     select
-        lines.utc_day,
+        cast($utc_day as date) as utc_day,
         lines.resource_type,
         lines.resource_id,
         lines.cost_kind,
@@ -41,7 +138,7 @@ charges as (
         lines.charge_category,
         lines.adjustment_reason,
         lines.booked_at,
-        date_trunc('month', lines.utc_day) as period_start,
+        date_trunc('month', cast($utc_day as date)) as period_start,
         cast(
             (case
                 when lines.charge_category != 'Usage' then null
@@ -61,32 +158,30 @@ charges as (
         end as unit
     from (
         select
-            utc_day,
             resource_type,
             resource_id,
             cost_kind,
             cost_usd,
-            charge_category,
-            adjustment_reason,
-            booked_at
-        from ledger_lines
+            if(cost_kind = 'credit', 'Credit', 'Usage') as charge_category,
+            null as adjustment_reason,
+            null as booked_at
+        from first_billed
 
         union all
 
         select
-            utc_day,
             resource_type,
             resource_id,
-            cost_kind,
+            null as cost_kind,
             cost_usd,
-            charge_category,
-            adjustment_reason,
+            'Adjustment' as charge_category,
+            reason as adjustment_reason,
             booked_at
-        from adjustment_lines
+        from changes
     ) as lines
     left join rollup.vm_days as machines
         on
-            lines.utc_day = machines.utc_day
+            machines.utc_day = $utc_day
             and lines.resource_type = 'vm'
             and lines.resource_id = machines.vm_id
 ),
@@ -165,4 +260,10 @@ left join rollup.invoice_days as invoiced
         and charges.resource_type = invoiced.resource_type
         and charges.resource_id = invoiced.resource_id
         and invoiced.target is not null
-order by charges.utc_day, charges.resource_type, charges.resource_id, charges.cost_kind, charges.booked_at
+order by
+    charges.utc_day,
+    charges.resource_type,
+    charges.resource_id,
+    charges.cost_kind nulls last,
+    charges.booked_at,
+    charges.adjustment_reason

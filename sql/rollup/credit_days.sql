@@ -1,9 +1,20 @@
 -- One row for the UTC day: the prepaid balance, a third counter beside the running counters and the history. USD.
 -- Balances are the last readings at or before the two midnights; usage is what the running counters moved by between
 -- the same two instants, straight between their readings. drift = opening - closing + topped up - usage.
--- Topped up: what the balance rose by between two readings and the counters do not explain, in whole cents. All null
--- where no prepaid balance was read, or it is always zero: a postpaid account. docs/method.md, "Credit drift".
-with balances as (
+-- Topped up: what the balance rose by between two readings and the counters do not explain, in whole cents; where a
+-- payment was made between them, its amount if that explains the rise to within a dollar. Paid in: all payments. All
+-- null where no prepaid balance was read, or it is always zero: a postpaid account. docs/method.md, "Credit drift".
+with payments as (
+    select
+        payment_id,
+        min(paid_at) as paid_at,
+        max_by(amount_usd, observed_at) as amount_usd
+    from validated.payments
+    where lower(payment_status) in ('success', 'succeeded', 'paid', 'complete', 'completed')
+    group by payment_id
+),
+
+balances as (
     select
         observed_at,
         max(balance_usd) as balance_usd
@@ -41,18 +52,22 @@ spans as (
     select
         opened_at as start_at,
         closed_at as end_at,
-        null as rise_usd
+        null as rise_usd,
+        0 as paid_usd
     from edges
     where opened_at < closed_at
 
     union all
 
     select
-        before_at as start_at,
-        observed_at as end_at,
-        rise_usd
+        readings.before_at as start_at,
+        readings.observed_at as end_at,
+        readings.rise_usd,
+        coalesce(sum(payments.amount_usd), 0) as paid_usd
     from readings
-    where rise_usd > 0.000001
+    left join payments on readings.before_at < payments.paid_at and readings.observed_at >= payments.paid_at
+    group by readings.before_at, readings.observed_at, readings.rise_usd
+    having readings.rise_usd > 0.000001 or coalesce(sum(payments.amount_usd), 0) != 0
 ),
 
 snapshots as (
@@ -137,6 +152,7 @@ bills as (
 used as (
     select
         spans.rise_usd,
+        spans.paid_usd,
         coalesce(closing.bill_usd, 0) - coalesce(opening.bill_usd, 0) as usage_usd
     from spans
     left join bills as opening on spans.start_at = opening.instant
@@ -146,8 +162,32 @@ used as (
 sums as (
     select
         cast(sum(usage_usd) filter (where rise_usd is null) as decimal(28, 9)) as usage_usd,
-        cast(coalesce(sum(greatest(round(rise_usd + usage_usd, 2), 0)), 0) as decimal(28, 9)) as topped_up_usd
+        cast(
+            coalesce(
+                sum(
+                    if(
+                        paid_usd != 0 and abs(rise_usd + usage_usd - paid_usd) <= 1,
+                        paid_usd,
+                        greatest(round(rise_usd + usage_usd, 2), 0)
+                    )
+                ) filter (where rise_usd is not null),
+                0
+            ) as decimal(28, 9)
+        ) as topped_up_usd
     from used
+),
+
+paid as (
+    select coalesce(sum(payments.amount_usd), 0) as paid_in_usd
+    from edges
+    inner join payments on edges.opened_at < payments.paid_at and edges.closed_at >= payments.paid_at
+    having
+        exists (
+            select 1
+            from validated.exchanges as exchanges
+            inner join edges as ends on exchanges.observed_at >= ends.closed_at
+            where exchanges.endpoint = '/billing/payment/payment-details' and exchanges.is_good
+        )
 )
 
 select
@@ -157,6 +197,7 @@ select
     cast(if(seen.readings is null, null, edges.opening_usd) as decimal(28, 9)) as opening_balance_usd,
     cast(if(seen.readings is null, null, edges.closing_usd) as decimal(28, 9)) as closing_balance_usd,
     if(seen.readings is null, null, sums.topped_up_usd) as topped_up_usd,
+    cast(if(seen.readings is null, null, paid.paid_in_usd) as decimal(28, 9)) as paid_in_usd,
     if(seen.readings is null, null, sums.usage_usd) as usage_usd,
     cast(
         if(
@@ -168,4 +209,5 @@ select
     cast(coalesce(seen.readings, 0) as bigint) as readings
 from edges
 cross join sums
+left join paid on true
 left join seen on true
