@@ -30,6 +30,7 @@ VALIDATED = {
     "validated.requests": "Every request that ended, with the tokens that vLLM itself reported. No prompts, no answers.",
     "validated.engine_counters": "vLLM's own token counters, scraped by the proxy once a minute: a second witness.",
     "validated.invoice_lines": "The lines of invoices as the operator loaded them, every revision.",
+    "validated.list_prices": "Our own copy of hosted APIs' list prices, one a day: basket, member, tier, package version.",
     "validated.quarantine": "What could not be read or broke a contract, with the reason. Nothing disappears silently.",
 }
 LEDGER = {
@@ -44,6 +45,7 @@ LEDGER |= {
     "rollup.reconciliation_days": "How a day's books compare with our own ledger: bill, residual, what no line explains.",
 }
 BOOKS = dg.AssetKey(["raw", "billing_history"])
+LIST_PRICES = dg.AssetKey(["raw", "list_prices"])
 SOURCES = {
     "validated.requests": ["request_log"],
     "validated.engine_counters": ["request_log"],
@@ -52,11 +54,22 @@ SOURCES = {
     "validated.billing_graphs": ["hyperstack", "billing_history"],
     "validated.billing_events": ["hyperstack", "billing_history"],
     "validated.invoice_lines": ["invoices"],
-    "validated.quarantine": ["hyperstack", "request_log", "invoices"],
+    "validated.list_prices": ["list_prices"],
+    "validated.quarantine": ["hyperstack", "request_log", "invoices", "list_prices"],
 }
 """The raw files a table is read from, where these are not Hyperstack's answers alone."""
-WINDOWED = frozenset({"metric.paid", "metric.served", "metric.cost_parts", "metric.figures"})
-"""Metrics that read the seven days that end with theirs, from tables whose rows are about one day each."""
+WINDOWED = frozenset(
+    {
+        "metric.paid",
+        "metric.served",
+        "metric.cost_parts",
+        "metric.figures",
+        "metric.list_price_comparison",
+        "metric.list_price_baskets",
+        "metric.load_costs",
+    }
+)
+"""Metrics that read the seven days that end with theirs, from rollups and inputs, whose rows are about one day each."""
 WAITS_FOR = {"metric.inputs": "rollup.snapshot_days"}
 """What a table's SQL does not read, but must come after: a day is rolled up when its minutes are counted."""
 SEVEN_DAYS = dg.TimeWindowPartitionMapping(start_offset=1 - TRAILING_DAYS, allow_nonexistent_upstream_partitions=True)
@@ -74,6 +87,7 @@ def build_assets(settings: Settings, first_day: date) -> list[dg.AssetsDefinitio
     return [
         *_raw_specs(),
         _books(settings, days),
+        _list_prices(settings),
         _validated(settings, columns),
         _ledger(settings, columns, days),
         *[_sql_table(settings, columns, days, table) for table in (*transform.ROLLUPS, *transform.METRICS)],
@@ -125,6 +139,23 @@ def _books(settings: Settings, days: dg.DailyPartitionsDefinition) -> dg.AssetsD
         reports.record_books(context, steps.fetch_books(settings, steps.days_of(context.partition_keys)))
 
     return fetch_books
+
+
+def _list_prices(settings: Settings) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=LIST_PRICES,
+        group_name="raw",
+        owners=OWNERS,
+        kinds={"json", "python"},
+        description=(
+            "Our own copy of hosted APIs' list prices, one file a UTC day, from the pinned genai-prices, without network. A day "
+            "that has its copy is left alone, so that history never reprices itself."
+        ),
+    )
+    def copy_list_prices(context: dg.AssetExecutionContext) -> None:
+        reports.record_list_prices(context, steps.copy_list_prices(settings))
+
+    return copy_list_prices
 
 
 def _validated(settings: Settings, columns: dict[str, dg.TableSchema]) -> dg.AssetsDefinition:
@@ -193,7 +224,7 @@ def _sql_table(
         upstreams.append(WAITS_FOR[table])
 
     def dependency(upstream: str) -> dg.AssetDep:
-        is_window = table in WINDOWED and upstream != "metric.cost_per_mtok"
+        is_window = table in WINDOWED and (upstream.startswith("rollup.") or upstream == "metric.inputs")
         return dg.AssetDep(key(upstream), partition_mapping=SEVEN_DAYS if is_window else None)
 
     @dg.asset(
@@ -225,6 +256,8 @@ def _publication(settings: Settings, days: dg.DailyPartitionsDefinition) -> dg.A
     @dg.asset(
         key=["publication", "economics"],
         deps=[key(f"metric.{name}") for name in ("cost_per_mtok", "cost_parts", "figures", "invoice_residuals")]
+        + [key(f"metric.{name}") for name in ("list_price_comparison", "list_price_baskets", "break_even")]
+        + [key(f"metric.{name}") for name in ("load_costs", "what_if")]
         + [dg.AssetDep(key("metric.inputs"), partition_mapping=SEVEN_DAYS)],
         group_name="publication",
         owners=OWNERS,

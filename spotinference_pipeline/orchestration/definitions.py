@@ -7,7 +7,7 @@ import dagster as dg
 from spotinference_pipeline import raw
 from spotinference_pipeline import settings as settings_module
 from spotinference_pipeline.orchestration.asset_checks import build_checks
-from spotinference_pipeline.orchestration.assets import BOOKS, build_assets
+from spotinference_pipeline.orchestration.assets import BOOKS, LIST_PRICES, build_assets
 from spotinference_pipeline.orchestration.automation import (
     BOOKS_JOB,
     DAILY,
@@ -30,8 +30,8 @@ def build(settings: Settings) -> dg.Definitions:
         jobs=[
             dg.define_asset_job(
                 INGEST_JOB,
-                VALIDATED,
-                description="Read landed files and sealed segments into the validated tables.",
+                dg.AssetSelection.assets(LIST_PRICES) | VALIDATED,
+                description="Copy today's list prices once, read landed files and sealed segments into the validated tables.",
             ),
             dg.define_asset_job(
                 BOOKS_JOB,
@@ -40,7 +40,7 @@ def build(settings: Settings) -> dg.Definitions:
             ),
             dg.define_asset_job(
                 DAILY_JOB,
-                VALIDATED | DAILY,
+                dg.AssetSelection.assets(LIST_PRICES) | VALIDATED | DAILY,
                 description="Read what has landed, then build and publish closed UTC days. Also the backfill of past days.",
             ),
         ],
