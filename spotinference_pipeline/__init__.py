@@ -9,7 +9,8 @@ Rings, outermost first; a module imports only from rings below its own (import c
     stages        snapshot, reconciliation, validated, ledger, wakes, transform, checks, invoices, focus, publication,
                   verification
     foundations   own_days, settlement, books, readings, hyperstack, http_get, pacing, snapshot_memory, history_lists,
-                  schema_drift, answers, raw, request_log, raw_invoices, invoice_lines, list_prices, price_baskets, batch,
-                  hyperstack_rows, log_rows, invoice_rows, list_price_rows, contracts, comparison, states, charges, warehouse, storage, page, revision, public_files
+                  schema_drift, answers, raw, request_log, raw_invoices, invoice_lines, list_prices, price_baskets,
+                  batch, hyperstack_rows, log_rows, invoice_rows, list_price_rows, contracts, comparison, states,
+                  charges, warehouse, storage, page, revision, public_files
     ground        settings, processes, windows, meter, shipped, errors
 """

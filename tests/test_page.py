@@ -42,6 +42,8 @@ def a_day(**changed: Any) -> dict[str, Any]:
             "tokens_per_busy_second": "900.1",
         },
         "coverage": {"snapshot": "0.999800", "exact_usage": "0.999100", "token": None},
+        "compared_with": [],
+        "what_if": None,
         "caveats": ["It contains idle time."],
         "provenance": {"paid_sql_sha256": "a" * 64, "served_sql_sha256": "b" * 64},
     }

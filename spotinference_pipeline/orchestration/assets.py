@@ -45,7 +45,6 @@ LEDGER |= {
     "rollup.reconciliation_days": "How a day's books compare with our own ledger: bill, residual, what no line explains.",
 }
 BOOKS = dg.AssetKey(["raw", "billing_history"])
-LIST_PRICES = dg.AssetKey(["raw", "list_prices"])
 SOURCES = {
     "validated.requests": ["request_log"],
     "validated.engine_counters": ["request_log"],
@@ -87,7 +86,6 @@ def build_assets(settings: Settings, first_day: date) -> list[dg.AssetsDefinitio
     return [
         *_raw_specs(),
         _books(settings, days),
-        _list_prices(settings),
         _validated(settings, columns),
         _ledger(settings, columns, days),
         *[_sql_table(settings, columns, days, table) for table in (*transform.ROLLUPS, *transform.METRICS)],
@@ -139,23 +137,6 @@ def _books(settings: Settings, days: dg.DailyPartitionsDefinition) -> dg.AssetsD
         reports.record_books(context, steps.fetch_books(settings, steps.days_of(context.partition_keys)))
 
     return fetch_books
-
-
-def _list_prices(settings: Settings) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=LIST_PRICES,
-        group_name="raw",
-        owners=OWNERS,
-        kinds={"json", "python"},
-        description=(
-            "Our own copy of hosted APIs' list prices, one file a UTC day, from the pinned genai-prices, without network. A day "
-            "that has its copy is left alone, so that history never reprices itself."
-        ),
-    )
-    def copy_list_prices(context: dg.AssetExecutionContext) -> None:
-        reports.record_list_prices(context, steps.copy_list_prices(settings))
-
-    return copy_list_prices
 
 
 def _validated(settings: Settings, columns: dict[str, dg.TableSchema]) -> dg.AssetsDefinition:

@@ -1,7 +1,7 @@
 -- One row per basket and price of it (min, median) for the day D: the duty cycle from which on our own machines would
 -- be cheaper than that price P, 1e6 * R / (theta * (P - F)), with R = running_usd / ACTIVE seconds, theta = served /
--- busy seconds, F = fixed USD per million tokens; never where it is not in (0, 1]. At 6 decimals, divided in binary floats;
--- whether P is above F is decided in integers. docs/method.md, "Break-even and what-if".
+-- busy seconds, F = fixed USD per million tokens; never where it is not in (0, 1]. At 6 decimals, divided in binary
+-- floats; whether P is above F is decided in integers. docs/method.md, "Break-even and what-if".
 with prices as (
     select
         basket,

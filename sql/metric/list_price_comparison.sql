@@ -1,9 +1,9 @@
 -- One row per basket and member for the day D: what our own requests of the seven UTC days that end with D would have
--- cost at the member's list prices, in USD and in USD per million tokens. Each request is priced by its size;
--- cached tokens at the price of a cache read where there is one; reasoning is output. The copy of prices is that of D,
--- else the newest before it, else the first one of the seven days after it. Integers until the last step: prices count 1e-9 USD
--- per million tokens, so a token costs whole 1e-15 USD; the quotient is rounded half to even at 12 decimals. Null where
--- there is no price, or no request with known tokens. docs/method.md, "The same workload elsewhere".
+-- cost at the member's list prices, in USD and in USD per million tokens. Each request is priced by its size; cached
+-- tokens at the price of a cache read where there is one; reasoning is output. The copy of prices is that of D, else
+-- the newest before it, else the first one of the seven days after it. Integers until the last step: prices count 1e-9
+-- USD per million tokens, so a token costs whole 1e-15 USD; the quotient is rounded half to even at 12 decimals. Null
+-- where there is no price, or no request with known tokens. docs/method.md, "The same workload elsewhere".
 with copies as (
     select
         coalesce(

@@ -1,7 +1,7 @@
--- One row for the day D, over the seven UTC days that end with D and all machines together: running_usd, what busy
--- and idle time cost; fixed_usd, what does not follow the load; and from them USD per ACTIVE second, tokens per busy
--- second, and fixed USD per million tokens. Sums are exact, the three rates are figures, divided in binary floats. Null where
--- nothing was busy, served or known. docs/method.md, "Break-even and what-if".
+-- One row for the day D, over the seven UTC days that end with D and all machines together: running_usd, what busy and
+-- idle time cost; fixed_usd, what does not follow the load; and from them USD per ACTIVE second, tokens per busy
+-- second, and fixed USD per million tokens. Sums are exact, the three rates are figures, divided in binary floats. Null
+-- where nothing was busy, served or known. docs/method.md, "Break-even and what-if".
 with seconds as (
     select
         nullif(sum(active_seconds), 0) as active_seconds,

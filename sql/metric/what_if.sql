@@ -1,8 +1,8 @@
--- One row per supposed duty cycle D' of the day D, from 0.1 to 1, and one for the duty cycle that was measured: the
--- USD per million tokens that the window would have come to, 1e6 * R / (theta * D') + 1e6 * fixed / served', where
--- served' = theta * D' * ACTIVE seconds. Assumes the same machines, seconds and fixed costs, and tokens per busy second
--- (theta) that stay the same, which is pessimistic at higher load: batches grow. Credits are left out, so the measured
--- row is the number without them. At 6 decimals, divided in binary floats. docs/method.md, "Break-even and what-if".
+-- One row per supposed duty cycle D' of the day D, from 0.1 to 1, and one for the duty cycle that was measured: the USD
+-- per million tokens that the window would have come to, 1e6 * R / (theta * D') + 1e6 * fixed / served', where served'
+-- = theta * D' * ACTIVE seconds. Assumes the same machines, seconds and fixed costs, and tokens per busy second (theta)
+-- that stay the same, which is pessimistic at higher load: batches grow. Credits are left out, so the measured row is
+-- the number without them. At 6 decimals, divided in binary floats. docs/method.md, "Break-even and what-if".
 with costs as (
     select
         utc_day,
