@@ -162,7 +162,7 @@ def _percent(ratio: str | None) -> str:
 
 def _share(ratio: str | None) -> str:
     """Write a share of time; one that cannot be had is a word already."""
-    return ratio if ratio == "never" else _percent(ratio)
+    return "never" if ratio == "never" else _percent(ratio)
 
 
 def _hours(seconds: str | None) -> str:

@@ -7,7 +7,7 @@ the reason for a new revision. Decimals are strings, counts integers, unknown is
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any
@@ -38,7 +38,7 @@ class Facts:
     figures: Mapping[str, Any]
     tokens_by_model: Mapping[str, int]
     invoice_residual_usd: Decimal | None = None
-    elsewhere: Elsewhere = Elsewhere()
+    elsewhere: Elsewhere = field(default_factory=Elsewhere)
 
 
 @dataclass(frozen=True)

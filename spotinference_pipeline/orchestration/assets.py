@@ -71,6 +71,11 @@ WINDOWED = frozenset(
 """Metrics that read the seven days that end with theirs, from rollups and inputs, whose rows are about one day each."""
 WAITS_FOR = {"metric.inputs": "rollup.snapshot_days"}
 """What a table's SQL does not read, but must come after: a day is rolled up when its minutes are counted."""
+PUBLISHED = (
+    *("cost_per_mtok", "cost_parts", "figures", "invoice_residuals"),
+    *("list_price_comparison", "list_price_baskets", "break_even", "load_costs", "what_if"),
+)
+"""Metrics that a published day is made of, beside the inputs of its seven days."""
 SEVEN_DAYS = dg.TimeWindowPartitionMapping(start_offset=1 - TRAILING_DAYS, allow_nonexistent_upstream_partitions=True)
 
 
@@ -236,9 +241,7 @@ def _sql_table(
 def _publication(settings: Settings, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
     @dg.asset(
         key=["publication", "economics"],
-        deps=[key(f"metric.{name}") for name in ("cost_per_mtok", "cost_parts", "figures", "invoice_residuals")]
-        + [key(f"metric.{name}") for name in ("list_price_comparison", "list_price_baskets", "break_even")]
-        + [key(f"metric.{name}") for name in ("load_costs", "what_if")]
+        deps=[key(f"metric.{name}") for name in PUBLISHED]
         + [dg.AssetDep(key("metric.inputs"), partition_mapping=SEVEN_DAYS)],
         group_name="publication",
         owners=OWNERS,
