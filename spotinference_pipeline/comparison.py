@@ -95,7 +95,7 @@ def describe_baskets(elsewhere: Elsewhere, *, is_withheld: bool) -> list[dict[st
 
 def describe_what_if(elsewhere: Elsewhere, *, is_withheld: bool) -> dict[str, Any] | None:
     """Give `what_if`: the measured rates, and the number at other duty cycles; None where it is not known."""
-    if is_withheld or not elsewhere.load or not all(row["usd_per_million_tokens"] for row in elsewhere.what_if):
+    if is_withheld or not elsewhere.load or any(row["usd_per_million_tokens"] is None for row in elsewhere.what_if):
         return None
     (load,) = elsewhere.load
     return {

@@ -113,9 +113,9 @@ def copy_prices(
     lines = [_copy(basket, member, of, now) for basket in among for member in basket.members]
     try:
         land(target, b"".join(map(_encode, lines)))
-    except FileExistsError:
-        return None
     except OSError as error:
+        if target.exists():  # another process was first
+            return None
         raise RawFileError(
             f"raw file {target}: could not be written, found {error.strerror}; free space or correct permissions, then "
             "run `spotinference ingest`"
