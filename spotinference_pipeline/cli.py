@@ -112,8 +112,9 @@ def take_snapshot() -> None:
 
 @app.command()
 def ingest() -> None:
-    """Read new raw files and log segments into the validated tables."""
+    """Read new raw files and log segments into the validated tables; copy today's list prices first."""
     settings = _settings()
+    steps.copy_list_prices(settings)
     with _warehouse(settings) as warehouse:
         done = validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
     print(
@@ -130,6 +131,7 @@ def build(
     """Build rollups and metric of closed UTC days; also the backfill of past days."""
     settings = _settings()
     wanted = _closed_days(settings, days)
+    steps.copy_list_prices(settings)
     with _warehouse(settings) as warehouse:
         validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
         built = backfill.build(warehouse, wanted, lambda day: print(f"{day} rolled up"), force=force)

@@ -276,6 +276,25 @@ CONTRACTS: Mapping[str, pa.DataFrameSchema] = {
         checks=[_ordered("period_start", "period_end")],
         strict=True,
     ),
+    "validated.list_prices": pa.DataFrameSchema(
+        {
+            "copied_at": _instant(),
+            "utc_day": pa.Column(pl.Date),
+            "basket": _text(),
+            "basket_version": _number(pl.Int64, 1, 10**6),
+            "provider": _text(),
+            "model": _text(),
+            "model_name": _text(),
+            "prices_version": _text(),
+            "from_prompt_tokens": _number(pl.Int64, 0, _MOST_TOKENS),
+            "input_usd_per_million": _number(MONEY, Decimal(0), Decimal(10**6), nullable=True),
+            "cached_input_usd_per_million": _number(MONEY, Decimal(0), Decimal(10**6), nullable=True),
+            "output_usd_per_million": _number(MONEY, Decimal(0), Decimal(10**6), nullable=True),
+            "unpriced_reason": _text(nullable=True),
+            **_SOURCE,
+        },
+        strict=True,
+    ),
     "validated.request_stops": pa.DataFrameSchema({"request_id": _text(), **_SOURCE}, strict=True),
 }
 

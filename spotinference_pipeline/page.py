@@ -59,6 +59,7 @@ def render_index(newest: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
         "index.html",
         day=newest,
         shown_parts=shown_parts(newest),
+        cheaper=cheaper_rivals(newest),
         history=history,
         last_good=good[-1] if good else None,
         chart=_chart(history),
@@ -84,6 +85,19 @@ def shown_parts(day: Mapping[str, Any]) -> dict[str, str | None]:
     return {kind: str(unit.scaleb(-SHOWN_DECIMALS)) for kind, unit in units.items()}
 
 
+def cheaper_rivals(day: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Give each basket's cheapest member where it would have been cheaper than we were; none for a withheld day."""
+    number = day["usd_per_million_tokens"]
+    if number is None:
+        return []
+    return [
+        member | {"basket": basket["basket"].replace("_", " ")}
+        for basket in day["compared_with"]
+        for member in basket["members"]
+        if member["is_cheapest"] and Decimal(member["usd_per_million_tokens"]) < Decimal(number)
+    ]
+
+
 def _render(template: str, **values: Any) -> bytes:
     environment = Environment(
         loader=FileSystemLoader(shipped.path("site")),
@@ -93,7 +107,7 @@ def _render(template: str, **values: Any) -> bytes:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"usd": _usd, "count": _count, "percent": _percent, "hours": _hours}
+    environment.filters |= {"usd": _usd, "count": _count, "percent": _percent, "hours": _hours, "share": _share}
     return environment.get_template(template).render(**values).encode()
 
 
@@ -144,6 +158,11 @@ def _count(number: int | None) -> str:
 
 def _percent(ratio: str | None) -> str:
     return "–" if ratio is None else f"{Decimal(ratio) * 100:.2f} %"
+
+
+def _share(ratio: str | None) -> str:
+    """Write a share of time; one that cannot be had is a word already."""
+    return "never" if ratio == "never" else _percent(ratio)
 
 
 def _hours(seconds: str | None) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from spotinference_pipeline import page, revision, shipped
+from spotinference_pipeline import comparison, page, revision, shipped
 from spotinference_pipeline.errors import PublicationError
 from spotinference_pipeline.public_files import (
     CHAIN,
@@ -210,7 +210,8 @@ def _read_facts(warehouse: Warehouse, utc_day: date) -> revision.Facts:
         given,
     )
     invoiced = warehouse.query(read_sql("publication.invoice_residual"), given)["invoice_residual_usd"].item()
-    return revision.Facts(cost, dict(parts.iter_rows()), figures, dict(models.iter_rows()), invoiced)
+    elsewhere = comparison.read(warehouse, utc_day)
+    return revision.Facts(cost, dict(parts.iter_rows()), figures, dict(models.iter_rows()), invoiced, elsewhere)
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

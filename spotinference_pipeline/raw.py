@@ -195,6 +195,28 @@ def append_exchanges(raw_dir: Path, exchanges: Sequence[Exchange], token: str) -
     return target
 
 
+def land(target: Path, content: bytes) -> None:
+    """Land a new immutable file: written aside, synced, linked to its name, folder synced.
+
+    Raises: FileExistsError when there is one of that name, OSError when it cannot be written.
+    """
+    aside = target.with_suffix(f".{os.getpid()}.open")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(aside, target)
+    finally:
+        aside.unlink()
+    descriptor = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 _DAY_FOLDER = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
 
 

@@ -5,7 +5,6 @@ not own what the file says: that is `invoice_lines`.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from datetime import date
@@ -16,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from spotinference_pipeline.errors import RawFileError
-from spotinference_pipeline.raw import BadLine, Instant, frame, split_lines
+from spotinference_pipeline.raw import BadLine, Instant, frame, land, split_lines
 from spotinference_pipeline.windows import format_instant
 
 NUMBER = re.compile(r"[A-Za-z0-9][ -~]{0,63}", re.ASCII)
@@ -95,28 +94,14 @@ def find_newest(folder: Path, number: str) -> RawInvoice | None:
 
 
 def append_invoice(folder: Path, invoice: RawInvoice) -> Path:
-    """Land one revision as a new immutable file: written aside, synced, linked to its name, folder synced.
+    """Land one revision as a new immutable file.
 
     Raises: RawFileError when the revision is there already, or cannot be written.
     """
     target = folder / _folder_name(invoice.number) / f"r{invoice.revision}.jsonl"
-    aside = target.with_suffix(f".{os.getpid()}.open")
     document = msgspec.structs.asdict(invoice) | {"loaded_at": format_instant(invoice.loaded_at)}
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            file.write(frame(msgspec.json.encode(document)))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(aside, target)
-        finally:
-            aside.unlink()
-        descriptor = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        land(target, frame(msgspec.json.encode(document)))
     except OSError as error:
         raise RawFileError(
             f"raw file {target}: could not be written, found {error.strerror}; free space or correct permissions, then "

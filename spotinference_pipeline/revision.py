@@ -7,12 +7,14 @@ the reason for a new revision. Decimals are strings, counts integers, unknown is
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
+from spotinference_pipeline import comparison
+from spotinference_pipeline.comparison import Elsewhere
 from spotinference_pipeline.windows import TRAILING_DAYS, format_second, trailing_window
 
 SCHEMA_VERSION = 1
@@ -36,6 +38,7 @@ class Facts:
     figures: Mapping[str, Any]
     tokens_by_model: Mapping[str, int]
     invoice_residual_usd: Decimal | None = None
+    elsewhere: Elsewhere = field(default_factory=Elsewhere)
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,9 @@ def build_document(utc_day: date, facts: Facts, terms: Terms, last_good_day: str
             "unattributed_usd": _text(facts.figures["unattributed_usd"]),
             "invoice_residual_usd": _text(facts.invoice_residual_usd),
         },
-        "compared_with": [],
-        "caveats": _caveats(facts, terms),
+        "compared_with": comparison.describe_baskets(facts.elsewhere, is_withheld=withheld),
+        "what_if": comparison.describe_what_if(facts.elsewhere, is_withheld=withheld),
+        "caveats": _caveats(utc_day, facts, terms),
         "previous": None,
         "provenance": {
             "inputs_sha256": terms.inputs_sha256,
@@ -102,7 +106,7 @@ def build_document(utc_day: date, facts: Facts, terms: Terms, last_good_day: str
             "served_sql_sha256": terms.served_sql_sha256,
             "method_version": METHOD_VERSION,
             "code_version": terms.code_version,
-            "prices_version": None,
+            "prices_version": facts.elsewhere.prices_version,
         },
     }
 
@@ -185,11 +189,11 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _caveats(facts: Facts, terms: Terms) -> list[str]:
+def _caveats(utc_day: date, facts: Facts, terms: Terms) -> list[str]:
     caveats = [
         "One blended figure for the whole fleet and all models: prompt, cached and completion tokens count alike.",
         "It contains idle time, cold starts, parked machines, storage, public IPs and credits; not tax, traffic or people.",
-        "No comparison with hosted APIs is made yet: this page cannot say whether they would be cheaper.",
+        comparison.caveat(facts.elsewhere, utc_day),
     ]
     if not _is_reconciled(facts):
         days = facts.figures["days_reconciled"]

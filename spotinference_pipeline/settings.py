@@ -64,6 +64,11 @@ class Settings(BaseModel):
         return self.data_dir / "raw" / "invoices"
 
     @property
+    def list_prices_dir(self) -> Path:
+        """Folder of our own copies of list prices."""
+        return self.data_dir / "raw" / "list_prices"
+
+    @property
     def warehouse_path(self) -> Path:
         return self.data_dir / "warehouse.duckdb"
 

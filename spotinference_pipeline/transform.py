@@ -11,7 +11,7 @@ from spotinference_pipeline import ledger, wakes
 from spotinference_pipeline.errors import WarehouseError
 from spotinference_pipeline.warehouse import Warehouse, read_sql
 
-ROLLUPS = ("rollup.snapshot_days", "rollup.token_days", "rollup.credit_days")
+ROLLUPS = ("rollup.snapshot_days", "rollup.token_days", "rollup.request_size_days", "rollup.credit_days")
 METRICS = (
     "metric.inputs",
     "metric.paid",
@@ -19,6 +19,11 @@ METRICS = (
     "metric.cost_per_mtok",
     "metric.cost_parts",
     "metric.figures",
+    "metric.list_price_comparison",
+    "metric.list_price_baskets",
+    "metric.load_costs",
+    "metric.break_even",
+    "metric.what_if",
 )
 
 

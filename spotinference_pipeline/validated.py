@@ -15,7 +15,15 @@ from typing import Any
 
 import polars as pl
 
-from spotinference_pipeline import hyperstack_rows, invoice_rows, log_rows, raw, raw_invoices
+from spotinference_pipeline import (
+    hyperstack_rows,
+    invoice_rows,
+    list_price_rows,
+    list_prices,
+    log_rows,
+    raw,
+    raw_invoices,
+)
 from spotinference_pipeline.batch import Batch, to_frame
 from spotinference_pipeline.request_log import SEGMENT_NAME, read_segment
 from spotinference_pipeline.storage import Storage
@@ -55,6 +63,7 @@ _KEYS = {
     "validated.request_stops": ("request_id",),
     "validated.engine_counters": ("vm_id", "upstream", "observed_at"),
     "validated.invoice_lines": ("invoice_number", "revision", "line"),
+    "validated.list_prices": ("utc_day", "basket", "provider", "model", "from_prompt_tokens"),
 }
 """What makes two rows the same fact. A second row of one key is an exact repeat, or a conflict if it says otherwise."""
 
@@ -124,6 +133,8 @@ def _raw_sources(raw_dir: Path) -> Iterator[_Source]:
         yield _Source(f"hyperstack/{path.parent.name}/{path.name}", "hyperstack", path.read_bytes)
     for path in raw_invoices.list_files(raw_invoices.folder_beside(raw_dir)):
         yield _Source(f"invoices/{path.parent.name}/{path.name}", "invoices", path.read_bytes)
+    for path in list_prices.list_files(list_prices.folder_beside(raw_dir)):
+        yield _Source(f"list_prices/{path.name}", "list_prices", path.read_bytes)
 
 
 def _log_sources(log: Storage) -> Iterator[_Source]:
@@ -146,6 +157,8 @@ def _ingest_batch(warehouse: Warehouse, sources: Sequence[_Source]) -> Ingested:
             log_rows.add_segment(batch, read_segment(content), source.name)
         elif source.kind == "invoices":
             invoice_rows.add_invoice(batch, content, source.name)
+        elif source.kind == "list_prices":
+            list_price_rows.add_prices(batch, content, source.name)
         else:
             exchanges += _add_raw_file(batch, content, source.name)
     days = _days_of_gap(warehouse, batch)

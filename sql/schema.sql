@@ -17,7 +17,7 @@ create table if not exists validated.ingested_files (
     rows_repeated bigint not null,
     rows_unknown bigint not null
 );
-comment on column validated.ingested_files.source is 'hyperstack, request_log or invoices';
+comment on column validated.ingested_files.source is 'hyperstack, request_log, invoices or list_prices';
 comment on column validated.ingested_files.rows_unknown is
 'log lines of a kind that this version does not know, part of rows_accepted';
 
@@ -250,6 +250,31 @@ comment on column validated.invoice_lines.category is
 'vm, volume, snapshot, bucket, cluster, contract, other or tax; null where the line bills one resource';
 comment on column validated.invoice_lines.period_end is 'first UTC day after the billed period';
 
+-- One row per UTC day of our own copy of list prices, basket, member and tier. Rows never change: history is not repriced.
+create table if not exists validated.list_prices (
+    copied_at timestamptz not null,
+    utc_day date not null,
+    basket varchar not null,
+    basket_version bigint not null,
+    provider varchar not null,
+    model varchar not null,
+    model_name varchar not null,
+    prices_version varchar not null,
+    from_prompt_tokens bigint not null,
+    input_usd_per_million decimal(28, 9),
+    cached_input_usd_per_million decimal(28, 9),
+    output_usd_per_million decimal(28, 9),
+    unpriced_reason varchar,
+    source_file varchar not null,
+    source_line bigint not null
+);
+comment on column validated.list_prices.utc_day is 'on which the copy was made';
+comment on column validated.list_prices.prices_version is 'name and version of the price list: genai-prices 0.2.3';
+comment on column validated.list_prices.from_prompt_tokens is
+'the tier holds for whole requests with so many prompt tokens or more, up to the next tier';
+comment on column validated.list_prices.cached_input_usd_per_million is 'null: cached tokens cost what others do';
+comment on column validated.list_prices.unpriced_reason is 'why the member has no price; null where it has one';
+
 -- One row per thing that was refused, with the reason and what was there.
 create table if not exists validated.quarantine (
     source_file varchar not null,
@@ -419,6 +444,19 @@ comment on column rollup.token_days.refused_requests is
 comment on column rollup.token_days.cached_known_prompt_tokens is
 'prompt tokens of the rows where cached_tokens is known';
 
+-- One row per UTC day and number of prompt tokens: the requests of that size, for prices that depend on it.
+create table if not exists rollup.request_size_days (
+    utc_day date not null,
+    prompt_tokens bigint,
+    requests bigint not null,
+    completion_tokens bigint not null,
+    cached_tokens bigint not null,
+    cached_known_requests bigint not null
+);
+comment on column rollup.request_size_days.prompt_tokens is 'of each of the requests; null where no usage came';
+comment on column rollup.request_size_days.completion_tokens is 'of all these requests, reasoning included';
+comment on column rollup.request_size_days.cached_tokens is 'of all these requests, where known';
+
 -- One row per UTC day and either cost line or token line: all that the two published queries read.
 create table if not exists metric.inputs (
     utc_day date not null,
@@ -506,3 +544,79 @@ comment on column metric.figures.days_reconciled is
 'of the seven, days with a book that agrees with our counters where somebody looked';
 comment on column metric.figures.residual_usd is
 'sum of |book - our own ledger| of the days with a book, before it was booked; null when there is none';
+
+-- One row per day D, basket and member: our requests of the seven days that end with D at the member's list prices.
+create table if not exists metric.list_price_comparison (
+    utc_day date not null,
+    basket varchar not null,
+    basket_version bigint not null,
+    as_of date not null,
+    prices_version varchar not null,
+    provider varchar not null,
+    model varchar not null,
+    model_name varchar not null,
+    workload_usd decimal(38, 15),
+    usd_per_million_tokens decimal(38, 12),
+    is_cheapest boolean not null,
+    unpriced_reason varchar
+);
+comment on column metric.list_price_comparison.as_of is 'day of our own copy of the prices';
+comment on column metric.list_price_comparison.workload_usd is 'all requests with known tokens, each priced by its size';
+comment on column metric.list_price_comparison.is_cheapest is 'of its basket; the first by name where several are';
+
+-- One row per day D and basket: the members' prices for our requests, and what was priced.
+create table if not exists metric.list_price_baskets (
+    utc_day date not null,
+    basket varchar not null,
+    basket_version bigint not null,
+    as_of date not null,
+    prices_version varchar not null,
+    members bigint not null,
+    unpriced_members bigint not null,
+    min_usd_per_million_tokens decimal(38, 12),
+    median_usd_per_million_tokens decimal(38, 12),
+    max_usd_per_million_tokens decimal(38, 12),
+    requests bigint not null,
+    unpriced_requests bigint not null,
+    prompt_tokens bigint not null,
+    completion_tokens bigint not null,
+    cached_tokens bigint not null,
+    cached_known_requests bigint not null
+);
+comment on column metric.list_price_baskets.unpriced_requests is 'reached an engine and no usage came; not in requests';
+
+-- One row per day D: what the machines cost while they are on, and what they serve while they are busy.
+create table if not exists metric.load_costs (
+    utc_day date not null,
+    running_usd decimal(38, 15),
+    fixed_usd decimal(38, 15),
+    served_tokens bigint,
+    active_seconds decimal(18, 6),
+    busy_seconds decimal(18, 6),
+    usd_per_active_second decimal(38, 12),
+    tokens_per_busy_second decimal(18, 6),
+    fixed_usd_per_million_tokens decimal(38, 12)
+);
+comment on column metric.load_costs.running_usd is 'busy and idle';
+comment on column metric.load_costs.fixed_usd is 'cold_start, parked, storage, network and other; credit is in neither';
+
+-- One row per day D, basket and price of it: the duty cycle from which on our own machines are cheaper.
+create table if not exists metric.break_even (
+    utc_day date not null,
+    basket varchar not null,
+    price_of varchar not null,
+    usd_per_million_tokens decimal(38, 12),
+    duty_cycle_ratio decimal(18, 6),
+    is_reachable boolean
+);
+comment on column metric.break_even.price_of is 'min or median of the basket';
+comment on column metric.break_even.is_reachable is 'false: never, at no duty cycle up to 1; null: not known';
+
+-- One row per day D and supposed duty cycle: the number that it would give.
+create table if not exists metric.what_if (
+    utc_day date not null,
+    duty_cycle_ratio decimal(18, 6) not null,
+    is_measured boolean not null,
+    usd_per_million_tokens decimal(38, 6)
+);
+comment on column metric.what_if.is_measured is 'the duty cycle that the window had';

@@ -111,6 +111,7 @@ def test_the_members_of_a_day_are_in_the_order_of_the_contract(published: Storag
         "coverage",
         "reconciliation",
         "compared_with",
+        "what_if",
         "caveats",
         "previous",
         "provenance",

@@ -32,7 +32,7 @@ CANARY = "canary-4f1a-of-the-key"
 CLOSED = "http://127.0.0.1:1/v1"
 FIRST, SECOND, LAST = date(2026, 11, 14), date(2026, 11, 15), date(2026, 11, 16)
 GROUPS = {
-    "raw": {"billing_history", "hyperstack", "invoices", "request_log"},
+    "raw": {"billing_history", "hyperstack", "invoices", "list_prices", "request_log"},
     "validated": {
         "billing_events",
         "billing_graphs",
@@ -43,6 +43,7 @@ GROUPS = {
         "exchanges",
         "invoice_lines",
         "payments",
+        "list_prices",
         "prices",
         "quarantine",
         "requests",
@@ -54,6 +55,7 @@ GROUPS = {
         "credit_days",
         "invoice_days",
         "parks",
+        "request_size_days",
         "reconciliation_days",
         "wake_days",
         "wakes",
@@ -62,7 +64,20 @@ GROUPS = {
         "token_days",
         "vm_days",
     },
-    "metric": {"cost_parts", "cost_per_mtok", "figures", "inputs", "invoice_residuals", "paid", "served"},
+    "metric": {
+        "break_even",
+        "cost_parts",
+        "cost_per_mtok",
+        "figures",
+        "inputs",
+        "invoice_residuals",
+        "list_price_baskets",
+        "list_price_comparison",
+        "load_costs",
+        "paid",
+        "served",
+        "what_if",
+    },
     "publication": {"economics"},
 }
 LINEAGE = {
@@ -220,11 +235,16 @@ def test_lineage_of_the_number_goes_down_to_the_raw_files(empty: Graph) -> None:
 def test_everything_that_is_published_is_upstream_of_the_publication(empty: Graph) -> None:
     node = empty.assets.get(dg.AssetKey(["publication", "economics"]))
     assert {parent.to_user_string() for parent in node.parent_keys} == {
+        "metric/break_even",
         "metric/cost_parts",
         "metric/cost_per_mtok",
         "metric/figures",
         "metric/inputs",
         "metric/invoice_residuals",
+        "metric/list_price_baskets",
+        "metric/list_price_comparison",
+        "metric/load_costs",
+        "metric/what_if",
     }
 
 

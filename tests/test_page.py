@@ -42,6 +42,8 @@ def a_day(**changed: Any) -> dict[str, Any]:
             "tokens_per_busy_second": "900.1",
         },
         "coverage": {"snapshot": "0.999800", "exact_usage": "0.999100", "token": None},
+        "compared_with": [],
+        "what_if": None,
         "caveats": ["It contains idle time."],
         "provenance": {"paid_sql_sha256": "a" * 64, "served_sql_sha256": "b" * 64},
     }
@@ -263,3 +265,85 @@ def test_the_shown_parts_add_up_to_the_shown_number() -> None:
     assert sum(Decimal(part or 0) for part in shown.values()) == Decimal("4.5576")
     assert all(abs(Decimal(shown[kind] or 0) - Decimal(part)) < Decimal("0.0001") for kind, part in parts.items())
     assert page.shown_parts(day | {"usd_per_million_tokens": None}) == dict.fromkeys(parts)
+
+
+def a_basket(least: str | None, **changed: Any) -> dict[str, Any]:
+    names = {"provider": "p", "model": "m"}
+    member = names | {"name": "Otter 70B", "usd_per_million_tokens": least, "is_cheapest": least is not None}
+    other = names | {"name": "Beaver", "usd_per_million_tokens": "44", "is_cheapest": False}
+    return {
+        "basket": "open_70b",
+        "as_of": "2026-11-22",
+        "min": least,
+        "median": "3",
+        "max": "44",
+        "members": [member, other],
+        "unpriced": [names | {"name": "Vole", "reason": "it is gone"}],
+        "basket_version": 4,
+        "prices_version": "genai-prices 0.2.3",
+        "requests": 345_670,
+        "unpriced_requests": 8,
+        "mix": {"prompt_tokens": 1, "completion_tokens": 2, "cached_tokens": 3, "cached_known_requests": 4},
+        "cache_assumption": "Cached there too.",
+        "break_even_duty_cycle": {"min": "never", "median": "0.6"},
+    } | changed
+
+
+WHAT_IF = {
+    "usd_per_active_second": "0.0025",
+    "tokens_per_busy_second": "833.3",
+    "fixed_usd_per_million_tokens": "1",
+    "at": [
+        {"duty_cycle": "0.41", "usd_per_million_tokens": "1.93", "is_measured": True},
+        {"duty_cycle": "1", "usd_per_million_tokens": "0.8", "is_measured": False},
+    ],
+    "assumption": "Pessimistic at higher load.",
+    "break_even_assumption": "As measured.",
+}
+
+
+def test_where_hosted_is_cheaper_the_page_says_so_in_the_size_of_the_number() -> None:
+    text = index(a_day(compared_with=[a_basket("0.188"), a_basket("1.934512345678")], what_if=WHAT_IF))
+    Balance(text)
+    assert re.findall(r'<p class="number">(.*)</p>', text) == ["$1.93", "$0.19"]
+    assert "would have cost for Otter 70B (open 70b):\nhosted is cheaper" in text
+    assert "No comparison" not in text
+    assert "None of the" not in text
+
+
+def test_where_hosted_is_not_cheaper_the_page_says_that_too() -> None:
+    text = index(a_day(compared_with=[a_basket("1.94")]))
+    assert re.findall(r'<p class="number">(.*)</p>', text) == ["$1.93"]
+    assert re.search(r"None of the <a href=\"#elsewhere\">hosted APIs below</a> would have been cheaper", text)
+
+
+def test_a_withheld_day_is_compared_with_nothing_and_still_shows_the_prices() -> None:
+    text = index(a_day(usd_per_million_tokens=None, status="withheld", compared_with=[a_basket("0.1")]))
+    assert re.findall(r'<p class="number">(.*)</p>', text) == []
+    assert "cheaper for the same requests" not in text
+    assert "Otter 70B" in text
+
+
+def test_every_member_and_what_could_not_be_priced_is_shown() -> None:
+    text = index(a_day(compared_with=[a_basket("0.188")], what_if=WHAT_IF))
+    assert "open 70b, version 4, prices as of" in text
+    assert "Otter 70B <strong>(cheapest)</strong>" in text
+    assert "no price: it is gone" in text
+    assert "$0.1880, $3.0000, $44.0000" in text
+    assert "never, 60.00 %" in text
+    assert "8 requests. Cached there too." in text
+    assert "<strong>41.00 %, as measured</strong> of the time" in text
+    assert "Pessimistic at higher load." in text
+    assert "As measured." in text
+
+
+def test_a_basket_without_any_price_is_shown_without_one() -> None:
+    text = index(a_day(compared_with=[a_basket(None, members=[], median=None, max=None)]))
+    assert "–, –, –" in text
+
+
+def test_names_and_reasons_of_others_are_escaped() -> None:
+    hostile = a_basket("0.1", unpriced=[{"name": HOSTILE, "provider": HOSTILE, "model": HOSTILE, "reason": HOSTILE}])
+    hostile["members"][0]["name"] = HOSTILE
+    found = Balance(index(a_day(compared_with=[hostile])))
+    assert not {"script", "img"} & found.seen

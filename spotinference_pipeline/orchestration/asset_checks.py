@@ -17,6 +17,7 @@ TABLES = {
     "ledger_equals_the_books": "rollup.cost_days",
     "only_credits_are_negative": "rollup.cost_days",
     "parts_add_up_to_the_number": "metric.cost_parts",
+    "sizes_are_the_tokens": "metric.break_even",
     "tokens_of_the_window_are_its_requests": "metric.cost_per_mtok",
 }
 """The table after which each rule can be checked."""

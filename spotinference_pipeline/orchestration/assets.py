@@ -31,6 +31,7 @@ VALIDATED = {
     "validated.requests": "Every request that ended, with the tokens that vLLM itself reported. No prompts, no answers.",
     "validated.engine_counters": "vLLM's own token counters, scraped by the proxy once a minute: a second witness.",
     "validated.invoice_lines": "The lines of invoices as the operator loaded them, every revision.",
+    "validated.list_prices": "Our own copy of hosted APIs' list prices, one a day: basket, member, tier, package version.",
     "validated.quarantine": "What could not be read or broke a contract, with the reason. Nothing disappears silently.",
 }
 LEDGER = {
@@ -54,13 +55,29 @@ SOURCES = {
     "validated.payments": ["billing_history"],
     "validated.billing_events": ["hyperstack", "billing_history"],
     "validated.invoice_lines": ["invoices"],
-    "validated.quarantine": ["hyperstack", "request_log", "invoices"],
+    "validated.list_prices": ["list_prices"],
+    "validated.quarantine": ["hyperstack", "request_log", "invoices", "list_prices"],
 }
 """The raw files a table is read from, where these are not Hyperstack's answers alone."""
-WINDOWED = frozenset({"metric.paid", "metric.served", "metric.cost_parts", "metric.figures"})
-"""Metrics that read the seven days that end with theirs, from tables whose rows are about one day each."""
+WINDOWED = frozenset(
+    {
+        "metric.paid",
+        "metric.served",
+        "metric.cost_parts",
+        "metric.figures",
+        "metric.list_price_comparison",
+        "metric.list_price_baskets",
+        "metric.load_costs",
+    }
+)
+"""Metrics that read the seven days that end with theirs, from rollups and inputs, whose rows are about one day each."""
 WAITS_FOR = {"metric.inputs": "rollup.snapshot_days"}
 """What a table's SQL does not read, but must come after: a day is rolled up when its minutes are counted."""
+PUBLISHED = (
+    *("cost_per_mtok", "cost_parts", "figures", "invoice_residuals"),
+    *("list_price_comparison", "list_price_baskets", "break_even", "load_costs", "what_if"),
+)
+"""Metrics that a published day is made of, beside the inputs of its seven days."""
 SEVEN_DAYS = dg.TimeWindowPartitionMapping(start_offset=1 - TRAILING_DAYS, allow_nonexistent_upstream_partitions=True)
 
 
@@ -195,7 +212,7 @@ def _sql_table(
         upstreams.append(WAITS_FOR[table])
 
     def dependency(upstream: str) -> dg.AssetDep:
-        is_window = table in WINDOWED and upstream != "metric.cost_per_mtok"
+        is_window = table in WINDOWED and (upstream.startswith("rollup.") or upstream == "metric.inputs")
         return dg.AssetDep(key(upstream), partition_mapping=SEVEN_DAYS if is_window else None)
 
     @dg.asset(
@@ -226,7 +243,7 @@ def _sql_table(
 def _publication(settings: Settings, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
     @dg.asset(
         key=["publication", "economics"],
-        deps=[key(f"metric.{name}") for name in ("cost_per_mtok", "cost_parts", "figures", "invoice_residuals")]
+        deps=[key(f"metric.{name}") for name in PUBLISHED]
         + [dg.AssetDep(key("metric.inputs"), partition_mapping=SEVEN_DAYS)],
         group_name="publication",
         owners=OWNERS,

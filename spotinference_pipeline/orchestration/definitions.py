@@ -17,6 +17,7 @@ from spotinference_pipeline.orchestration.automation import (
     build_schedules,
     build_sensors,
 )
+from spotinference_pipeline.orchestration.price_asset import LIST_PRICES, build_list_prices
 from spotinference_pipeline.orchestration.views import build_views
 from spotinference_pipeline.settings import Settings
 
@@ -25,13 +26,13 @@ def build(settings: Settings) -> dg.Definitions:
     """Build the whole graph for these settings."""
     first_day = settings.first_day or raw.first_day(settings.raw_dir) or settings.clock().date()
     return dg.Definitions(
-        assets=[*build_assets(settings, first_day), *build_views(settings)],
+        assets=[*build_assets(settings, first_day), *build_views(settings), build_list_prices(settings)],
         asset_checks=build_checks(settings),
         jobs=[
             dg.define_asset_job(
                 INGEST_JOB,
-                VALIDATED,
-                description="Read landed files and sealed segments into the validated tables.",
+                dg.AssetSelection.assets(LIST_PRICES) | VALIDATED,
+                description="Copy today's list prices once, read landed files and sealed segments into the validated tables.",
             ),
             dg.define_asset_job(
                 BOOKS_JOB,
@@ -40,7 +41,7 @@ def build(settings: Settings) -> dg.Definitions:
             ),
             dg.define_asset_job(
                 DAILY_JOB,
-                VALIDATED | DAILY,
+                dg.AssetSelection.assets(LIST_PRICES) | VALIDATED | DAILY,
                 description="Read what has landed, then build and publish closed UTC days. Also the backfill of past days.",
             ),
         ],

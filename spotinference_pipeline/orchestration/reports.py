@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import date
+from pathlib import Path
 
 import dagster as dg
 import polars as pl
@@ -72,6 +73,13 @@ def record_books(context: dg.AssetExecutionContext, books: Sequence[Fetched]) ->
             },
             partition_key=day if day in keys else keys[-1],
         )
+
+
+def record_list_prices(context: dg.AssetExecutionContext, path: Path | None) -> None:
+    """Put the day's copy beside the asset, or that there was one."""
+    context.add_asset_metadata(
+        {"file": "today has its copy"} if path is None else {"file": dg.MetadataValue.path(str(path))}
+    )
 
 
 def record_tables(context: dg.AssetExecutionContext, tables: Sequence[Written]) -> None:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 
 import polars as pl
 
-from spotinference_pipeline import backfill, checks, publication, raw, snapshot, transform, validated
+from spotinference_pipeline import backfill, checks, list_prices, publication, raw, snapshot, transform, validated
 from spotinference_pipeline.hyperstack import Hyperstack, minute_of
 from spotinference_pipeline.pacing import Pace
 from spotinference_pipeline.reconciliation import Fetched
@@ -61,6 +62,11 @@ def sealed_segments(settings: Settings) -> list[str]:
 def fetch_books(settings: Settings, days: Sequence[date]) -> list[Fetched]:
     """Fetch Hyperstack's books of the closed days."""
     return list(backfill.fetch_books(settings, days))
+
+
+def copy_list_prices(settings: Settings) -> Path | None:
+    """Copy today's list prices; None when today has its copy."""
+    return list_prices.copy_prices(settings.list_prices_dir, settings.clock())
 
 
 def ingest(settings: Settings, tables: Sequence[str]) -> IngestReport:
