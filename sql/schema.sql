@@ -4,6 +4,40 @@ create schema if not exists validated;
 create schema if not exists rollup;
 create schema if not exists metric;
 
+-- Division in integers, because a quotient of decimals would be a binary float. Null where the divisor is 0 or unknown.
+-- Rounded down, also below zero.
+create or replace macro metric.floor_quotient(dividend, divisor) as (
+    (dividend - ((dividend % nullif(divisor, 0)) + divisor) % nullif(divisor, 0)) // nullif(divisor, 0)
+);
+-- Rounded half to even.
+create or replace macro metric.quotient(dividend, divisor) as (
+    metric.floor_quotient(dividend, divisor)
+    + case
+        when 2 * (dividend - divisor * metric.floor_quotient(dividend, divisor)) > divisor then 1
+        when
+            2 * (dividend - divisor * metric.floor_quotient(dividend, divisor)) = divisor
+            and metric.floor_quotient(dividend, divisor) % 2 != 0
+            then 1
+        else 0
+    end
+);
+-- Of two whole numbers, at 6 decimals.
+create or replace macro metric.ratio(dividend, divisor) as (
+    cast(metric.quotient(1000000 * cast(dividend as hugeint), cast(divisor as hugeint)) as decimal(38, 0))
+    * cast(0.000001 as decimal(7, 6))
+);
+-- Of US dollars and a count, at 12 decimals.
+create or replace macro metric.usd_per(usd, units) as (
+    cast(
+        metric.quotient(cast(usd * 1000000000000000 as hugeint), 1000 * cast(units as hugeint)) as decimal(38, 0)
+    ) * cast(0.000000000001 as decimal(13, 12))
+);
+create or replace macro metric.usd_per_million(usd, units) as (
+    cast(
+        metric.quotient(1000 * cast(usd * 1000000000000000 as hugeint), cast(units as hugeint)) as decimal(38, 0)
+    ) * cast(0.000000000001 as decimal(13, 12))
+);
+
 -- One row per raw file or log segment that was read.
 -- rows_read = rows_accepted + rows_quarantined + rows_repeated, always.
 create table if not exists validated.ingested_files (
@@ -237,6 +271,12 @@ comment on column validated.invoice_lines.category is
 'vm, volume, snapshot, bucket, cluster, contract, other or tax; null where the line bills one resource';
 comment on column validated.invoice_lines.period_end is 'first UTC day after the billed period';
 
+-- One row per model and machine that serves it, as SPOTINFERENCE_MODELS says at the time of the newest ingest.
+create table if not exists validated.served_models (
+    model varchar not null,
+    vm_id bigint not null
+);
+
 -- One row per thing that was refused, with the reason and what was there.
 create table if not exists validated.quarantine (
     source_file varchar not null,
@@ -402,6 +442,16 @@ comment on column rollup.token_days.refused_requests is
 comment on column rollup.token_days.cached_known_prompt_tokens is
 'prompt tokens of the rows where cached_tokens is known';
 
+-- One row per UTC day, machine and answered model. Sums to rollup.token_days exactly.
+create table if not exists rollup.vm_token_days (
+    utc_day date not null,
+    vm_id bigint,
+    model varchar,
+    requests bigint not null,
+    prompt_tokens bigint,
+    completion_tokens bigint
+);
+
 -- One row per UTC day and either cost line or token line: all that the two published queries read.
 create table if not exists metric.inputs (
     utc_day date not null,
@@ -462,6 +512,54 @@ create table if not exists metric.cost_parts (
     usd_per_million_tokens decimal(38, 12)
 );
 
+-- One row per day D and answered model, and one with model null for all of them: percentiles by nearest rank.
+create table if not exists metric.request_percentiles (
+    utc_day date not null,
+    model varchar,
+    latency_requests bigint not null,
+    latency_p50_microseconds bigint,
+    latency_p90_microseconds bigint,
+    latency_p99_microseconds bigint,
+    first_token_requests bigint not null,
+    first_token_p50_microseconds bigint,
+    first_token_p90_microseconds bigint,
+    first_token_p99_microseconds bigint,
+    output_input_requests bigint not null,
+    output_input_p10_ratio decimal(18, 6),
+    output_input_p50_ratio decimal(18, 6),
+    output_input_p90_ratio decimal(18, 6)
+);
+comment on column metric.request_percentiles.latency_requests is 'complete answers';
+comment on column metric.request_percentiles.first_token_requests is 'streams whose first byte came';
+comment on column metric.request_percentiles.output_input_requests is
+'requests whose prompt and completion tokens are known';
+
+-- One row per day D and machine, and one with vm_id null for what belongs to no machine. Costs add up to what was paid.
+create table if not exists metric.vm_costs (
+    utc_day date not null,
+    vm_id bigint,
+    cost_usd decimal(38, 15) not null,
+    requests bigint not null,
+    served_tokens bigint not null,
+    usd_per_million_tokens decimal(38, 12),
+    active_seconds decimal(18, 6),
+    busy_seconds decimal(18, 6)
+);
+
+-- One row per day D and model. Where SPOTINFERENCE_MODELS is set, costs add up to what was paid exactly; else null.
+create table if not exists metric.model_costs (
+    utc_day date not null,
+    model varchar not null,
+    requests bigint not null,
+    served_tokens bigint not null,
+    own_usd decimal(38, 15),
+    shared_usd decimal(38, 15),
+    cost_usd decimal(38, 15),
+    usd_per_million_tokens decimal(38, 12)
+);
+comment on column metric.model_costs.own_usd is 'of the machines that serve it';
+comment on column metric.model_costs.shared_usd is 'its share of all else on the account';
+
 -- One row per day D: figures behind the number and how much of the window was seen.
 create table if not exists metric.figures (
     utc_day date not null,
@@ -474,17 +572,35 @@ create table if not exists metric.figures (
     duty_cycle_ratio decimal(18, 6),
     powered_ratio decimal(18, 6),
     cold_starts bigint,
-    failed_cold_starts bigint,
     cold_start_seconds decimal(18, 6),
+    cold_start_usd decimal(38, 15),
+    failed_cold_starts bigint,
+    failed_cold_start_seconds decimal(18, 6),
+    failed_cold_start_usd decimal(38, 15),
     cache_hit_ratio decimal(18, 6),
+    cache_hit_known_ratio decimal(18, 6),
     reasoning_ratio decimal(18, 6),
+    reasoning_known_ratio decimal(18, 6),
     output_input_ratio decimal(18, 6),
     tokens_per_busy_second decimal(18, 6),
+    usd_per_million_prompt_tokens decimal(38, 12),
+    usd_per_million_completion_tokens decimal(38, 12),
+    usd_per_million_visible_tokens decimal(38, 12),
+    usd_per_request decimal(38, 12),
+    answered_requests bigint,
     days_reconciled bigint,
     days_final bigint,
     residual_usd decimal(38, 15),
     unattributed_usd decimal(38, 15)
 );
+comment on column metric.figures.duty_cycle_ratio is 'of ACTIVE GPU-seconds; a machine without a GPU has none';
+comment on column metric.figures.failed_cold_starts is 'of cold_starts: the engine never became ready';
+comment on column metric.figures.cache_hit_known_ratio is 'of prompt tokens: those of requests whose cached are known';
+comment on column metric.figures.reasoning_known_ratio is
+'of completion tokens: those of requests whose reasoning is known';
+comment on column metric.figures.usd_per_million_visible_tokens is
+'of completion tokens without those that vLLM told apart as reasoning; null where it told none of any';
+comment on column metric.figures.answered_requests is 'that reached an engine and were not refused by it';
 comment on column metric.figures.days_reconciled is
 'of the seven, days with a book that agrees with our counters where somebody looked';
 comment on column metric.figures.residual_usd is

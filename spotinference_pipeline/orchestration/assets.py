@@ -30,6 +30,7 @@ VALIDATED = {
     "validated.requests": "Every request that ended, with the tokens that vLLM itself reported. No prompts, no answers.",
     "validated.engine_counters": "vLLM's own token counters, scraped by the proxy once a minute: a second witness.",
     "validated.invoice_lines": "The lines of invoices as the operator loaded them, every revision.",
+    "validated.served_models": "Which machines serve which model, as SPOTINFERENCE_MODELS says.",
     "validated.quarantine": "What could not be read or broke a contract, with the reason. Nothing disappears silently.",
 }
 LEDGER = {
@@ -52,13 +53,20 @@ SOURCES = {
     "validated.billing_graphs": ["hyperstack", "billing_history"],
     "validated.billing_events": ["hyperstack", "billing_history"],
     "validated.invoice_lines": ["invoices"],
+    "validated.served_models": [],
     "validated.quarantine": ["hyperstack", "request_log", "invoices"],
 }
 """The raw files a table is read from, where these are not Hyperstack's answers alone."""
-WINDOWED = frozenset({"metric.paid", "metric.served", "metric.cost_parts", "metric.figures"})
+WINDOWED = frozenset(
+    {"metric.paid", "metric.served", "metric.cost_parts", "metric.vm_costs", "metric.model_costs", "metric.figures"}
+)
 """Metrics that read the seven days that end with theirs, from tables whose rows are about one day each."""
-WAITS_FOR = {"metric.inputs": "rollup.snapshot_days"}
+OF_THE_SAME_DAY = frozenset({"metric.cost_per_mtok", "metric.vm_costs", "validated.served_models"})
+"""What these read, but only of their own day, or of no day."""
+WAITS_FOR = {"metric.inputs": "rollup.snapshot_days", "metric.request_percentiles": "rollup.snapshot_days"}
 """What a table's SQL does not read, but must come after: a day is rolled up when its minutes are counted."""
+PUBLISHED = ("cost_per_mtok", "cost_parts", "request_percentiles", "model_costs", "figures", "invoice_residuals")
+"""Metrics that a day's document is made of."""
 SEVEN_DAYS = dg.TimeWindowPartitionMapping(start_offset=1 - TRAILING_DAYS, allow_nonexistent_upstream_partitions=True)
 
 
@@ -193,7 +201,7 @@ def _sql_table(
         upstreams.append(WAITS_FOR[table])
 
     def dependency(upstream: str) -> dg.AssetDep:
-        is_window = table in WINDOWED and upstream != "metric.cost_per_mtok"
+        is_window = table in WINDOWED and upstream not in OF_THE_SAME_DAY
         return dg.AssetDep(key(upstream), partition_mapping=SEVEN_DAYS if is_window else None)
 
     @dg.asset(
@@ -224,7 +232,7 @@ def _sql_table(
 def _publication(settings: Settings, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
     @dg.asset(
         key=["publication", "economics"],
-        deps=[key(f"metric.{name}") for name in ("cost_per_mtok", "cost_parts", "figures", "invoice_residuals")]
+        deps=[key(f"metric.{name}") for name in PUBLISHED]
         + [dg.AssetDep(key("metric.inputs"), partition_mapping=SEVEN_DAYS)],
         group_name="publication",
         owners=OWNERS,
