@@ -145,6 +145,7 @@ def describe_tables() -> dict[str, list[Column]]:
 def read_upstreams(table: str) -> list[str]:
     """Give the tables that a table's SQL reads, found by DuckDB's parser."""
     with duckdb.connect(":memory:") as connection:
+        connection.execute((SQL_DIR / "macros.sql").read_text())
         names = connection.get_table_names(read_sql(table).replace("$utc_day", "date '2000-01-01'"), qualified=True)
         return sorted({name.replace('"', "").partition(" AS ")[0] for name in names})
 
@@ -245,6 +246,7 @@ def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _make_tables(connection: duckdb.DuckDBPyConnection) -> None:
-    connection.execute((SQL_DIR / "schema.sql").read_text())
+    for file in ("macros.sql", "schema.sql"):
+        connection.execute((SQL_DIR / file).read_text())
     for view in VIEWS:
         connection.execute(f"create or replace view {view} as {read_sql(view)}")

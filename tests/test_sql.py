@@ -12,15 +12,18 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from spotinference_pipeline import ledger, transform, wakes
-from spotinference_pipeline.warehouse import SQL_DIR, VIEWS, Warehouse
+from spotinference_pipeline.warehouse import SQL_DIR, VIEWS, Warehouse, open_scratch
 
 DAY = date(2026, 11, 22)
 CASES = Path(__file__).parent / "sql"
@@ -55,7 +58,8 @@ def in_threads() -> Iterator[Callable[[int], Warehouse]]:
         connection = duckdb.connect(":memory:", config={"threads": threads})
         connections.append(connection)
         connection.execute("set timezone = 'UTC'")
-        connection.execute((SQL_DIR / "schema.sql").read_text())
+        for file in ("macros.sql", "schema.sql"):
+            connection.execute((SQL_DIR / file).read_text())
         return Warehouse(connection)
 
     yield connect
@@ -141,6 +145,35 @@ def test_every_rollup_and_metric_is_built_by_sql_or_by_the_ledger(scratch: Wareh
     by_sql = {name_of(file).replace("/", ".") for file in TABLE_FILES}
     assert by_sql == {*transform.ROLLUPS, *transform.METRICS, *VIEWS}
     assert set(tables) == by_sql | {*ledger.TABLES, *wakes.TABLES}
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(
+        st.tuples(st.integers(-(10**24), 10**24), st.integers(0, 10**13) | st.integers(0, 12)), min_size=1, max_size=40
+    )
+)
+def test_quotients_are_those_of_whole_numbers_half_to_even(pairs: list[tuple[int, int]]) -> None:
+    lines = ", ".join(f"({dividend}::hugeint, {divisor}::hugeint)" for dividend, divisor in pairs)
+    sql = f"select metric.floor_quotient(a, b), metric.quotient(a, b) from (values {lines}) as pairs(a, b)"
+    with open_scratch() as warehouse:
+        found = warehouse.query(f"select column0::varchar, column1::varchar from ({sql}) as q(column0, column1)").rows()
+    expected = [
+        (str(dividend // divisor), str(round(Fraction(dividend, divisor)))) if divisor else (None, None)
+        for dividend, divisor in pairs
+    ]
+    assert found == expected
+
+
+def test_a_percentile_is_the_value_at_its_nearest_rank_whatever_the_number_of_values(scratch: Warehouse) -> None:
+    quantiles = {"0.1": 10, "0.5": 50, "0.9": 90, "0.99": 99}
+    columns = ", ".join(f"quantile_disc(i, {quantile})" for quantile in quantiles)
+    rows = scratch.query(
+        f"select n, {columns} from range(1, 301) as counts(n), range(1, 301) as numbers(i) where i <= n group by n"
+    ).rows()
+    assert len(rows) == 300
+    for count, *found in rows:
+        assert found == [-(-count * percent // 100) for percent in quantiles.values()]
 
 
 def many_rows(warehouse: Warehouse) -> None:
