@@ -88,13 +88,11 @@ def _headline(document: Document, row: dict[str, Any], revision: int | None) -> 
     if document["status"] == "withheld" and row["usd_per_million_tokens"] is not None:
         shown = f"{row['usd_per_million_tokens']:.2f} computed, withheld"
     became = "not published" if revision is None else f"published as days/{document['day']}/r{revision}.json"
-    return Line(document["day"], shown, became)
+    start, end = (document["window"][name].removesuffix(":00:00Z") for name in ("start", "end"))
+    return Line(document["day"], shown, f"{start} to {end} UTC, {became}")
 
 
 def _money(warehouse: Warehouse, given: dict[str, Any], row: dict[str, Any]) -> Iterator[Line]:
-    yield Line(
-        "window", f"{row['window_start']:%Y-%m-%d %H:%M} to {row['window_end']:%Y-%m-%d %H:%M} UTC", "windows.py"
-    )
     lines = warehouse.query(
         """
         select count(*) as lines, count(distinct (resource_type, resource_id)) as resources

@@ -168,9 +168,9 @@ def open_warehouse(path: Path, deadline_seconds: float = LOCK_DEADLINE_SECONDS) 
 
 
 @contextmanager
-def open_scratch() -> Iterator[Warehouse]:
-    """Open an empty warehouse in memory."""
-    connection = duckdb.connect(":memory:")
+def open_scratch(threads: int | None = None) -> Iterator[Warehouse]:
+    """Open an empty warehouse in memory, by default with a thread for each processor."""
+    connection = duckdb.connect(":memory:", config={} if threads is None else {"threads": threads})
     try:
         _prepare(connection)
         yield Warehouse(connection)

@@ -45,6 +45,7 @@ GROUPS = {
         "prices",
         "quarantine",
         "requests",
+        "served_models",
         "vm_states",
     },
     "rollup": {
@@ -60,8 +61,20 @@ GROUPS = {
         "snapshot_days",
         "token_days",
         "vm_days",
+        "vm_token_days",
     },
-    "metric": {"cost_parts", "cost_per_mtok", "figures", "inputs", "invoice_residuals", "paid", "served"},
+    "metric": {
+        "cost_parts",
+        "cost_per_mtok",
+        "figures",
+        "inputs",
+        "invoice_residuals",
+        "model_costs",
+        "paid",
+        "request_percentiles",
+        "served",
+        "vm_costs",
+    },
     "publication": {"economics"},
 }
 LINEAGE = {

@@ -71,7 +71,12 @@ PERCENTILES = {
     "output_input_p90_ratio": None,
 }
 MODELS = [
-    {"model": "alpha", "served_tokens": 2, "usd_per_million_tokens": Decimal("3.000000000000"), "cost_usd": Decimal("9.5")},
+    {
+        "model": "alpha",
+        "served_tokens": 2,
+        "usd_per_million_tokens": Decimal("3.000000000000"),
+        "cost_usd": Decimal("9.5"),
+    },
     {"model": "zeta", "served_tokens": 1, "usd_per_million_tokens": None, "cost_usd": None},
 ]
 PARTS = dict.fromkeys(revision.KINDS, Decimal("0")) | {"busy": Decimal("1.934512345678")}

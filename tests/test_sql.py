@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import date, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -52,19 +53,8 @@ def run(warehouse: Warehouse, sql: str, utc_day: date) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def in_threads() -> Iterator[Callable[[int], Warehouse]]:
-    connections = []
-
-    def connect(threads: int) -> Warehouse:
-        connection = duckdb.connect(":memory:", config={"threads": threads})
-        connections.append(connection)
-        connection.execute("set timezone = 'UTC'")
-        for file in ("macros.sql", "schema.sql"):
-            connection.execute((SQL_DIR / file).read_text())
-        return Warehouse(connection)
-
-    yield connect
-    for connection in connections:
-        connection.close()
+    with ExitStack() as stack:
+        yield lambda threads: stack.enter_context(open_scratch(threads))
 
 
 @pytest.mark.parametrize("file", CASE_FILES, ids=lambda file: str(file.relative_to(CASES).with_suffix("")))
