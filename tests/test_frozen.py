@@ -26,7 +26,7 @@ METHOD_SQL = {
     "metric.inputs": "936eefe7ec528db1449050af3398ff4faacc46512adcc4c261e813bf548a540f",
     "metric.model_costs": "2342f108c4a698107926e40ed11150dee8d33e9d62438d4f06e5b7f3fc1cd998",
     "metric.paid": "b35e322a05f45413e1a557b82c68558fba3c7db7398515d69622dce8e9fb045c",
-    "metric.request_percentiles": "d4dfa411980567155efa7ee7680f92ade06be842392b7a52e866f78febf97591",
+    "metric.request_percentiles": "ab02656c2f1b0803a53a2db3a2007b86db6fb41996e67f31922b516abad4dffa",
     "metric.served": "bab7da2f34c2360125a70626cb9fdc86fb31dc11ca2a953989678b7bd8bc3f91",
     "metric.vm_costs": "576c6ee83af17070c44341ee4946ab333c9f339cbaef5e5f3dbfd822f852e543",
     "rollup.snapshot_days": "a0133ee50a3f322e784200c978ad0e68b74a6e65c2da2f750364cb139ffc2581",

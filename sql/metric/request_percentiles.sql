@@ -19,23 +19,35 @@ with answered as (
         and finished_at < cast($utc_day as date) + interval 1 day
         and not is_canary
         and upstream_status < 400
+),
+
+ranked as (
+    select
+        model,
+        count(latency) as latencies,
+        quantile_disc(latency, [0.5, 0.9, 0.99]) as latency,
+        count(first_token) as first_tokens,
+        quantile_disc(first_token, [0.5, 0.9, 0.99]) as first_token,
+        count(millionths) as ratios,
+        quantile_disc(millionths, [0.1, 0.5, 0.9]) as millionths
+    from answered
+    group by grouping sets ((), (model))
 )
 
 select
     cast($utc_day as date) as utc_day,
     model,
-    count(latency) as latency_requests,
-    quantile_disc(latency, 0.5) as latency_p50_microseconds,
-    quantile_disc(latency, 0.9) as latency_p90_microseconds,
-    quantile_disc(latency, 0.99) as latency_p99_microseconds,
-    count(first_token) as first_token_requests,
-    quantile_disc(first_token, 0.5) as first_token_p50_microseconds,
-    quantile_disc(first_token, 0.9) as first_token_p90_microseconds,
-    quantile_disc(first_token, 0.99) as first_token_p99_microseconds,
-    count(millionths) as output_input_requests,
-    cast(quantile_disc(millionths, 0.1) * 0.000001 as decimal(18, 6)) as output_input_p10_ratio,
-    cast(quantile_disc(millionths, 0.5) * 0.000001 as decimal(18, 6)) as output_input_p50_ratio,
-    cast(quantile_disc(millionths, 0.9) * 0.000001 as decimal(18, 6)) as output_input_p90_ratio
-from answered
-group by grouping sets ((), (model))
+    latencies as latency_requests,
+    latency[1] as latency_p50_microseconds,
+    latency[2] as latency_p90_microseconds,
+    latency[3] as latency_p99_microseconds,
+    first_tokens as first_token_requests,
+    first_token[1] as first_token_p50_microseconds,
+    first_token[2] as first_token_p90_microseconds,
+    first_token[3] as first_token_p99_microseconds,
+    ratios as output_input_requests,
+    cast(millionths[1] * 0.000001 as decimal(18, 6)) as output_input_p10_ratio,
+    cast(millionths[2] * 0.000001 as decimal(18, 6)) as output_input_p50_ratio,
+    cast(millionths[3] * 0.000001 as decimal(18, 6)) as output_input_p90_ratio
+from ranked
 order by model nulls first
