@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 failed, 2 wrong use, 3 done but a gate says no (withheld, not verified, a rule broken).
 """
 
-import json
 import os
 import signal
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import date
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,10 +19,11 @@ from spotinference_pipeline import (
     backfill,
     checks,
     cli_books,
+    cli_reports,
     demo,
-    public_files,
     publication,
     raw,
+    served_models,
     serving,
     validated,
     verification,
@@ -49,7 +49,7 @@ from spotinference_pipeline.warehouse import (
     open_warehouse,
     replace_warehouse,
 )
-from spotinference_pipeline.windows import days_between, last_closed_day, parse_days
+from spotinference_pipeline.windows import days_between, last_closed_day, parse_closed_days
 
 FAILED, WRONG_USE, GATE = 1, 2, 3
 
@@ -60,8 +60,6 @@ app = typer.Typer(
     help="US dollars per million tokens: what we paid divided by what we served.",
 )
 Days = Annotated[str, typer.Argument(metavar="DAY[..DAY]", help="closed UTC days, such as 2026-11-16..2026-11-22")]
-_BOOK_FIGURES = {"bill": "billed", "own": "counter", "residual": "residual", "unattributed": "unattributed"}
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -116,7 +114,7 @@ def ingest() -> None:
     settings = _settings()
     steps.copy_list_prices(settings)
     with _warehouse(settings) as warehouse:
-        done = validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
+        done = _ingest(warehouse, settings)
     print(
         f"{done.files} files: {done.rows_read} rows read, {done.rows_accepted} accepted, "
         f"{done.rows_quarantined} quarantined, {done.rows_repeated} repeated"
@@ -130,10 +128,10 @@ def build(
 ) -> None:
     """Build rollups and metric of closed UTC days; also the backfill of past days."""
     settings = _settings()
-    wanted = _closed_days(settings, days)
+    wanted = parse_closed_days(days, settings.clock())
     steps.copy_list_prices(settings)
     with _warehouse(settings) as warehouse:
-        validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
+        _ingest(warehouse, settings)
         built = backfill.build(warehouse, wanted, lambda day: print(f"{day} rolled up"), force=force)
         warehouse.copy_for_analysts()
         blind = backfill.without_data(warehouse, wanted)
@@ -154,16 +152,16 @@ def build(
 def reconcile(days: Days) -> None:
     """Fetch Hyperstack's own books of closed UTC days, book what differs, and build these days and the later windows."""
     settings = _settings()
-    wanted = _closed_days(settings, days)
+    wanted = parse_closed_days(days, settings.clock())
     fetched = list(backfill.fetch_books(settings, wanted))
     with _warehouse(settings) as warehouse:
-        validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
+        _ingest(warehouse, settings)
         wanted = sorted({*wanted, *(book.utc_day for book in fetched)})  # a month's book counts on its last day
         built = backfill.build(warehouse, wanted)
         warehouse.copy_for_analysts()
         incomplete = [book for book in fetched if not backfill.is_whole(warehouse, book)]
         for day in wanted:
-            print(_describe_books(warehouse, day))
+            print(cli_books.describe_books(warehouse, day))
     for book in incomplete:
         print(
             f"spotinference: day {book.utc_day}: expected a whole book, found {book.failed} of {book.exchanges} answers failed "
@@ -185,7 +183,7 @@ def publish(
 ) -> None:
     """Publish a new revision of each day whose figures changed, then the pointer."""
     settings = _settings()
-    wanted = None if day is None else _closed_days(settings, day)
+    wanted = None if day is None else parse_closed_days(day, settings.clock())
     with _warehouse(settings) as warehouse:
         built = warehouse.query("select utc_day from metric.cost_per_mtok order by utc_day")["utc_day"].to_list()
         broken = [(day, finding) for day in wanted or built for finding in checks.run(warehouse, day) if finding.blocks]
@@ -228,7 +226,7 @@ def rebuild() -> None:
     discard_log(aside)
     days = days_to_rebuild(settings)
     with open_warehouse(aside) as warehouse:
-        done = validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
+        done = _ingest(warehouse, settings)
         backfill.build(warehouse, days)
         warehouse.copy_for_analysts()
     replace_warehouse(settings.warehouse_path, aside)
@@ -250,19 +248,6 @@ def days_to_rebuild(settings: Settings, deadline_seconds: float = LOCK_DEADLINE_
         first, last = raw.first_day(settings.raw_dir), last_closed_day(settings.clock())
         days = [] if first is None else list(days_between(first, last))
     return days
-
-
-@app.command()
-def status(as_json: AsJson = False) -> None:
-    """Show what was read, what was built and what is published."""
-    settings = _settings()
-    with _warehouse(settings) as warehouse:
-        facts = _read_status(warehouse, settings)
-    if as_json:
-        print(json.dumps(facts, indent=1))
-        return
-    for name, fact in facts.items():
-        print(f"{name.replace('_', ' '):<24}{'–' if fact is None else fact}")
 
 
 @app.command(name="serve")
@@ -288,38 +273,6 @@ def run_demo(once: Annotated[bool, typer.Option("--once", help="end after publis
         demo.run(_settings(), os.environ, once=once)
 
 
-def _read_status(warehouse: Warehouse, settings: Settings) -> dict[str, Any]:
-    rows = warehouse.query(
-        """
-        select
-            (select count(*) from validated.ingested_files) as files_read,
-            (select cast(max(scheduled_at) as varchar) from validated.exchanges where is_good) as last_good_snapshot,
-            (select cast(max(finished_at) as varchar) from validated.requests) as last_request,
-            (select count(*) from validated.quarantine) as quarantined,
-            (select cast(max(utc_day) as varchar) from metric.cost_per_mtok) as last_built_day,
-            (
-                select cast(max_by(drift_usd, utc_day) as varchar) from rollup.credit_days where drift_usd is not null
-            ) as credit_drift_usd,
-            (
-                select cast(max(utc_day) as varchar) from rollup.credit_days where drift_usd is not null
-            ) as credit_drift_day
-        """
-    ).row(0, named=True)
-    log = Storage(settings.request_log)
-    waiting = len(validated.list_new(warehouse, settings.raw_dir, log))
-    latest = Storage(settings.published).find(public_files.LATEST)
-    newest = json.loads(latest) if latest else {}
-    return {
-        **rows,
-        "files_waiting": waiting,
-        "segments_misnamed": len(validated.misnamed_segments(log)),
-        "last_closed_day": last_closed_day(settings.clock()).isoformat(),
-        "published_day": newest.get("day"),
-        "published_status": newest.get("status"),
-        "usd_per_million_tokens": newest.get("usd_per_million_tokens"),
-    }
-
-
 def _report(broken: Sequence[tuple[date, checks.Finding]]) -> None:
     for utc_day, finding in broken:
         print(
@@ -329,45 +282,22 @@ def _report(broken: Sequence[tuple[date, checks.Finding]]) -> None:
         )
 
 
-def _describe_books(warehouse: Warehouse, utc_day: date) -> str:
-    """Put a reconciled day on one line: the bill, our own ledger, and what was booked between them, by reason."""
-    given = {"utc_day": utc_day}
-    books = warehouse.query("from rollup.reconciliation_days where utc_day = $utc_day", given).rows(named=True)
-    if not books:
-        return f"{utc_day} no whole book"
-    reasons = warehouse.query(
-        """
-        select reason, sum(cost_usd) as cost_usd
-        from rollup.adjustments
-        where utc_day = $utc_day
-        group by reason
-        order by reason
-        """,
-        given,
-    )
-    figures = [f"{name} {books[0][f'{column}_usd']:.6f}" for name, column in _BOOK_FIGURES.items()]
-    booked = [f"{reason} {amount:.6f}" for reason, amount in reasons.rows()]
-    return f"{utc_day} {' '.join(figures)}: {', '.join(booked) or 'nothing to book'}"
-
-
 def _describe(published: publication.Published) -> str:
     figure = published.usd_per_million_tokens
     return f"{published.status}, {'no figure' if figure is None else f'{figure} USD per million tokens'}"
 
 
-def _closed_days(settings: Settings, text: str) -> list[date]:
-    days, last = parse_days(text), last_closed_day(settings.clock())
-    if days[-1] > last:
-        raise SettingsError(
-            f"day {days[-1]}: expected a UTC day that is over, the last is {last}; wait for midnight UTC"
-        )
-    return days
+def _ingest(warehouse: Warehouse, settings: Settings) -> validated.Ingested:
+    """Read new files, and what the settings say that tables must know."""
+    served_models.record(warehouse, settings.models)
+    return validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
 
 
 def _settings() -> Settings:
     return settings_module.read(os.environ)
 
 
+cli_reports.add_commands(app, _settings)
 cli_books.add_commands(app, _settings)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from spotinference_pipeline.errors import SettingsError
 from spotinference_pipeline.invoices import Comparison, Given
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
-from spotinference_pipeline.warehouse import open_warehouse
+from spotinference_pipeline.warehouse import Warehouse, open_warehouse
 from spotinference_pipeline.windows import ONE_DAY, parse_days, parse_month
 
 SCREEN_LINES = 24
@@ -29,6 +30,7 @@ Days = Annotated[str, typer.Argument(metavar="DAY[..DAY]", help="built UTC days,
 Folder = Annotated[Path, typer.Option("--to", help="folder for the two files")]
 Account = Annotated[str, typer.Option(help="BillingAccountId: your organisation's number at Hyperstack")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+_BOOK_FIGURES = {"bill": "billed", "own": "counter", "residual": "residual", "unattributed": "unattributed"}
 
 
 def add_commands(app: typer.Typer, read_settings: Callable[[], Settings]) -> None:
@@ -59,6 +61,27 @@ def add_commands(app: typer.Typer, read_settings: Callable[[], Settings]) -> Non
         _export_focus(read_settings(), days, to, account)
 
     app.add_typer(export, name="export")
+
+
+def describe_books(warehouse: Warehouse, utc_day: date) -> str:
+    """Put a reconciled day on one line: the bill, our own ledger, and what was booked between them, by reason."""
+    given = {"utc_day": utc_day}
+    books = warehouse.query("from rollup.reconciliation_days where utc_day = $utc_day", given).rows(named=True)
+    if not books:
+        return f"{utc_day} no whole book"
+    reasons = warehouse.query(
+        """
+        select reason, sum(cost_usd) as cost_usd
+        from rollup.adjustments
+        where utc_day = $utc_day
+        group by reason
+        order by reason
+        """,
+        given,
+    )
+    figures = [f"{name} {books[0][f'{column}_usd']:.6f}" for name, column in _BOOK_FIGURES.items()]
+    booked = [f"{reason} {amount:.6f}" for reason, amount in reasons.rows()]
+    return f"{utc_day} {' '.join(figures)}: {', '.join(booked) or 'nothing to book'}"
 
 
 def _export_focus(settings: Settings, days: str, folder: Path, account: str) -> None:

@@ -110,28 +110,38 @@ def export_inputs(warehouse: Warehouse, utc_day: date, detail: str) -> pl.DataFr
     return warehouse.query(read_sql(f"publication.inputs_{detail}"), {"utc_day": utc_day})
 
 
-def _publish_day(
-    warehouse: Warehouse, target: Storage, settings: Settings, state: _State, utc_day: date, *, force: bool
-) -> Published:
+def draft(
+    warehouse: Warehouse, settings: Settings, utc_day: date, last_good_day: str | None
+) -> tuple[revision.Document, pl.DataFrame]:
+    """Give a built day's document as it would be published now, and the inputs of its two queries.
+
+    Raises: PublicationError when the queries on these inputs do not give the warehouse's sums.
+    """
     paid_sql, served_sql = read_sql("metric.paid"), read_sql("metric.served")
     inputs = export_inputs(warehouse, utc_day, settings.publish_inputs)
-    csv = inputs.write_csv().encode()
     terms = revision.Terms(
         settings.min_snapshot_coverage,
         settings.hyperstack_url,
-        sha256(csv),
+        sha256(inputs.write_csv().encode()),
         sha256(paid_sql.encode()),
         sha256(served_sql.encode()),
         version("spotinference"),
     )
     facts = _read_facts(warehouse, utc_day)
     _check_recomputed(utc_day, facts, recompute(inputs, paid_sql, served_sql, utc_day))
+    return revision.build_document(utc_day, facts, terms, last_good_day), inputs
+
+
+def _publish_day(
+    warehouse: Warehouse, target: Storage, settings: Settings, state: _State, utc_day: date, *, force: bool
+) -> Published:
     day = utc_day.isoformat()
+    document, inputs = draft(warehouse, settings, utc_day, state.last_good_day(day))
     _adopt(target, state, day)
-    document = revision.build_document(utc_day, facts, terms, state.last_good_day(day))
     _guard_coverage(document, state.newest.get(day), force=force)
     revised = revision.revise(document, state.newest.get(day), settings.clock())
-    state.inputs |= {f"{ROOT}/inputs/{day}.csv": csv, f"{ROOT}/inputs/{day}.parquet": _parquet(inputs)}
+    files = {"csv": inputs.write_csv().encode(), "parquet": _parquet(inputs)}
+    state.inputs |= {f"{ROOT}/inputs/{day}.{form}": content for form, content in files.items()}
     if revised is not None:
         file, content = _revision_file(day, revised["revision"]), revision.encode(revised)
         state.revisions[f"{ROOT}/{file}"] = content
@@ -197,21 +207,21 @@ def _read_facts(warehouse: Warehouse, utc_day: date) -> revision.Facts:
         "select cost_kind, usd_per_million_tokens from metric.cost_parts where utc_day = $utc_day", given
     )
     figures = warehouse.query("select * from metric.figures where utc_day = $utc_day", given).row(0, named=True)
+    percentiles = warehouse.query(
+        "select * from metric.request_percentiles where utc_day = $utc_day and model is null", given
+    ).row(0, named=True)
     models = warehouse.query(
         """
-        select
-            coalesce(model, 'unknown') as model,
-            cast(coalesce(sum(prompt_tokens), 0) + coalesce(sum(completion_tokens), 0) as bigint) as served_tokens
-        from metric.inputs
-        where line = 'tokens' and utc_day > cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
-        group by 1
-        having served_tokens > 0
+        select model, served_tokens, usd_per_million_tokens, cost_usd
+        from metric.model_costs
+        where utc_day = $utc_day and (served_tokens > 0 or cost_usd is not null)
+        order by model
         """,
         given,
-    )
+    ).rows(named=True)
     invoiced = warehouse.query(read_sql("publication.invoice_residual"), given)["invoice_residual_usd"].item()
     elsewhere = comparison.read(warehouse, utc_day)
-    return revision.Facts(cost, dict(parts.iter_rows()), figures, dict(models.iter_rows()), invoiced, elsewhere)
+    return revision.Facts(cost, dict(parts.iter_rows()), figures, percentiles, models, invoiced, elsewhere)
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

@@ -6,7 +6,7 @@ the reason for a new revision. Decimals are strings, counts integers, unknown is
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
@@ -20,6 +20,13 @@ from spotinference_pipeline.windows import TRAILING_DAYS, format_second, trailin
 SCHEMA_VERSION = 1
 METHOD_VERSION = 1
 KINDS = ("busy", "idle", "cold_start", "parked", "storage", "network", "other", "credit")
+OTHER_DENOMINATORS = (
+    "usd_per_million_prompt_tokens",
+    "usd_per_million_completion_tokens",
+    "usd_per_million_visible_tokens",
+    "usd_per_request",
+)
+"""The same paid over other counts; withheld with the number."""
 BOUND_UNIT = Decimal("0.000001")
 _RANKS = {"reconciled": 1, "final": 2}
 _CENT = Decimal("0.01")
@@ -31,12 +38,13 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Facts:
-    """What the metric tables say of one day: rows as mappings, parts and tokens by their keys."""
+    """What the metric tables say of one day: rows as mappings, parts by their kinds, models by name."""
 
     cost: Mapping[str, Any]
     parts: Mapping[str, Decimal | None]
     figures: Mapping[str, Any]
-    tokens_by_model: Mapping[str, int]
+    percentiles: Mapping[str, Any]
+    models: Sequence[Mapping[str, Any]]
     invoice_residual_usd: Decimal | None = None
     elsewhere: Elsewhere = field(default_factory=Elsewhere)
 
@@ -80,11 +88,8 @@ def build_document(utc_day: date, facts: Facts, terms: Terms, last_good_day: str
         "requests": facts.cost["requests"],
         "tokens": {name: facts.cost[f"{name}_tokens"] for name in ("prompt", "completion", "cached", "reasoning")},
         "usd_per_million_by_part": {kind: None if withheld else _text(facts.parts.get(kind)) for kind in KINDS},
-        "by_model": [
-            {"model": model, "served_tokens": tokens, "usd_per_million_tokens": None}
-            for model, tokens in sorted(facts.tokens_by_model.items())
-        ],
-        "figures": _figures(facts.figures),
+        "by_model": [_model(row, withheld=withheld) for row in facts.models],
+        "figures": _figures(facts.figures, facts.percentiles, withheld=withheld),
         "coverage": {
             "snapshot": _text(facts.figures["snapshot_coverage_ratio"]),
             "exact_usage": _text(facts.figures["exact_usage_ratio"]),
@@ -176,17 +181,44 @@ def _bounds(facts: Facts) -> dict[str, str | None]:
     }
 
 
-def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
+def _model(row: Mapping[str, Any], *, withheld: bool) -> dict[str, Any]:
     return {
+        "model": row["model"],
+        "served_tokens": row["served_tokens"],
+        "usd_per_million_tokens": None if withheld else _text(row["usd_per_million_tokens"]),
+        "paid_usd": _text(row["cost_usd"]),
+    }
+
+
+def _figures(row: Mapping[str, Any], percentiles: Mapping[str, Any], *, withheld: bool) -> dict[str, Any]:
+    figures = {
         "duty_cycle": _text(row["duty_cycle_ratio"]),
         "powered_fraction": _text(row["powered_ratio"]),
         "cold_starts": row["cold_starts"],
         "cold_start_seconds": _text(row["cold_start_seconds"]),
+        "cold_start_usd": _text(row["cold_start_usd"]),
+        "failed_cold_starts": row["failed_cold_starts"],
+        "failed_cold_start_seconds": _text(row["failed_cold_start_seconds"]),
+        "failed_cold_start_usd": _text(row["failed_cold_start_usd"]),
         "cache_hit_ratio": _text(row["cache_hit_ratio"]),
+        "cache_hit_known_share": _text(row["cache_hit_known_ratio"]),
         "reasoning_share": _text(row["reasoning_ratio"]),
+        "reasoning_known_share": _text(row["reasoning_known_ratio"]),
         "output_input_ratio": _text(row["output_input_ratio"]),
+        "output_input_percentiles": {
+            each: _text(percentiles[f"output_input_{each}_ratio"]) for each in ("p10", "p50", "p90")
+        },
         "tokens_per_busy_second": _text(row["tokens_per_busy_second"]),
+        "latency_seconds": _seconds(percentiles, "latency"),
+        "time_to_first_token_seconds": _seconds(percentiles, "first_token"),
+        "answered_requests": row["answered_requests"],
     }
+    return figures | {name: None if withheld else _text(row[name]) for name in OTHER_DENOMINATORS}
+
+
+def _seconds(percentiles: Mapping[str, Any], figure: str) -> dict[str, str | None]:
+    micros = {each: percentiles[f"{figure}_{each}_microseconds"] for each in ("p50", "p90", "p99")}
+    return {each: None if found is None else f"{Decimal(found).scaleb(-6):f}" for each, found in micros.items()}
 
 
 def _caveats(utc_day: date, facts: Facts, terms: Terms) -> list[str]:

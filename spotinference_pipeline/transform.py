@@ -11,13 +11,22 @@ from spotinference_pipeline import ledger, wakes
 from spotinference_pipeline.errors import WarehouseError
 from spotinference_pipeline.warehouse import Warehouse, read_sql
 
-ROLLUPS = ("rollup.snapshot_days", "rollup.token_days", "rollup.request_size_days", "rollup.credit_days")
+ROLLUPS = (
+    "rollup.snapshot_days",
+    "rollup.token_days",
+    "rollup.vm_token_days",
+    "rollup.request_size_days",
+    "rollup.credit_days",
+)
 METRICS = (
     "metric.inputs",
     "metric.paid",
     "metric.served",
     "metric.cost_per_mtok",
     "metric.cost_parts",
+    "metric.request_percentiles",
+    "metric.vm_costs",
+    "metric.model_costs",
     "metric.figures",
     "metric.list_price_comparison",
     "metric.list_price_baskets",

@@ -145,6 +145,7 @@ def describe_tables() -> dict[str, list[Column]]:
 def read_upstreams(table: str) -> list[str]:
     """Give the tables that a table's SQL reads, found by DuckDB's parser."""
     with duckdb.connect(":memory:") as connection:
+        connection.execute((SQL_DIR / "macros.sql").read_text())
         names = connection.get_table_names(read_sql(table).replace("$utc_day", "date '2000-01-01'"), qualified=True)
         return sorted({name.replace('"', "").partition(" AS ")[0] for name in names})
 
@@ -167,9 +168,9 @@ def open_warehouse(path: Path, deadline_seconds: float = LOCK_DEADLINE_SECONDS) 
 
 
 @contextmanager
-def open_scratch() -> Iterator[Warehouse]:
-    """Open an empty warehouse in memory."""
-    connection = duckdb.connect(":memory:")
+def open_scratch(threads: int | None = None) -> Iterator[Warehouse]:
+    """Open an empty warehouse in memory, by default with a thread for each processor."""
+    connection = duckdb.connect(":memory:", config={} if threads is None else {"threads": threads})
     try:
         _prepare(connection)
         yield Warehouse(connection)
@@ -245,6 +246,7 @@ def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _make_tables(connection: duckdb.DuckDBPyConnection) -> None:
-    connection.execute((SQL_DIR / "schema.sql").read_text())
+    for file in ("macros.sql", "schema.sql"):
+        connection.execute((SQL_DIR / file).read_text())
     for view in VIEWS:
         connection.execute(f"create or replace view {view} as {read_sql(view)}")

@@ -83,6 +83,19 @@ def parse_days(text: str) -> list[date]:
     return list(days_between(first, last))
 
 
+def parse_closed_days(text: str, now: datetime) -> list[date]:
+    """Read days as `parse_days` does, all of which are over at `now`.
+
+    Raises: SettingsError when the text is not a day or a range, or the last day is not over.
+    """
+    days, last = parse_days(text), last_closed_day(now)
+    if days[-1] > last:
+        raise SettingsError(
+            f"day {days[-1]}: expected a UTC day that is over, the last is {last}; wait for midnight UTC"
+        )
+    return days
+
+
 def parse_month(text: str) -> tuple[date, date]:
     """Read `2026-11` as its first day and the first day after it.
 

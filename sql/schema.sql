@@ -274,6 +274,11 @@ comment on column validated.list_prices.from_prompt_tokens is
 'the tier holds for whole requests with so many prompt tokens or more, up to the next tier';
 comment on column validated.list_prices.cached_input_usd_per_million is 'null: cached tokens cost what others do';
 comment on column validated.list_prices.unpriced_reason is 'why the member has no price; null where it has one';
+-- One row per model and machine that serves it, as SPOTINFERENCE_MODELS says at the time of the newest ingest.
+create table if not exists validated.served_models (
+    model varchar not null,
+    vm_id bigint not null
+);
 
 -- One row per thing that was refused, with the reason and what was there.
 create table if not exists validated.quarantine (
@@ -456,6 +461,15 @@ create table if not exists rollup.request_size_days (
 comment on column rollup.request_size_days.prompt_tokens is 'of each of the requests; null where no usage came';
 comment on column rollup.request_size_days.completion_tokens is 'of all these requests, reasoning included';
 comment on column rollup.request_size_days.cached_tokens is 'of all these requests, where known';
+-- One row per UTC day, machine and answered model. Sums to rollup.token_days exactly.
+create table if not exists rollup.vm_token_days (
+    utc_day date not null,
+    vm_id bigint,
+    model varchar,
+    requests bigint not null,
+    prompt_tokens bigint,
+    completion_tokens bigint
+);
 
 -- One row per UTC day and either cost line or token line: all that the two published queries read.
 create table if not exists metric.inputs (
@@ -517,6 +531,54 @@ create table if not exists metric.cost_parts (
     usd_per_million_tokens decimal(38, 12)
 );
 
+-- One row per day D and answered model, and one with model null for all of them: percentiles by nearest rank.
+create table if not exists metric.request_percentiles (
+    utc_day date not null,
+    model varchar,
+    latency_requests bigint not null,
+    latency_p50_microseconds bigint,
+    latency_p90_microseconds bigint,
+    latency_p99_microseconds bigint,
+    first_token_requests bigint not null,
+    first_token_p50_microseconds bigint,
+    first_token_p90_microseconds bigint,
+    first_token_p99_microseconds bigint,
+    output_input_requests bigint not null,
+    output_input_p10_ratio decimal(18, 6),
+    output_input_p50_ratio decimal(18, 6),
+    output_input_p90_ratio decimal(18, 6)
+);
+comment on column metric.request_percentiles.latency_requests is 'complete answers';
+comment on column metric.request_percentiles.first_token_requests is 'streams whose first byte came';
+comment on column metric.request_percentiles.output_input_requests is
+'requests whose prompt and completion tokens are known';
+
+-- One row per day D and machine, and one with vm_id null for what belongs to no machine. Costs add up to what was paid.
+create table if not exists metric.vm_costs (
+    utc_day date not null,
+    vm_id bigint,
+    cost_usd decimal(38, 15) not null,
+    requests bigint not null,
+    served_tokens bigint not null,
+    usd_per_million_tokens decimal(38, 12),
+    active_seconds decimal(18, 6),
+    busy_seconds decimal(18, 6)
+);
+
+-- One row per day D and model. Where SPOTINFERENCE_MODELS is set, costs add up to what was paid exactly; else null.
+create table if not exists metric.model_costs (
+    utc_day date not null,
+    model varchar not null,
+    requests bigint not null,
+    served_tokens bigint not null,
+    own_usd decimal(38, 15),
+    shared_usd decimal(38, 15),
+    cost_usd decimal(38, 15),
+    usd_per_million_tokens decimal(38, 12)
+);
+comment on column metric.model_costs.own_usd is 'of the machines that serve it';
+comment on column metric.model_costs.shared_usd is 'its share of all else on the account';
+
 -- One row per day D: figures behind the number and how much of the window was seen.
 create table if not exists metric.figures (
     utc_day date not null,
@@ -529,17 +591,35 @@ create table if not exists metric.figures (
     duty_cycle_ratio decimal(18, 6),
     powered_ratio decimal(18, 6),
     cold_starts bigint,
-    failed_cold_starts bigint,
     cold_start_seconds decimal(18, 6),
+    cold_start_usd decimal(38, 15),
+    failed_cold_starts bigint,
+    failed_cold_start_seconds decimal(18, 6),
+    failed_cold_start_usd decimal(38, 15),
     cache_hit_ratio decimal(18, 6),
+    cache_hit_known_ratio decimal(18, 6),
     reasoning_ratio decimal(18, 6),
+    reasoning_known_ratio decimal(18, 6),
     output_input_ratio decimal(18, 6),
     tokens_per_busy_second decimal(18, 6),
+    usd_per_million_prompt_tokens decimal(38, 12),
+    usd_per_million_completion_tokens decimal(38, 12),
+    usd_per_million_visible_tokens decimal(38, 12),
+    usd_per_request decimal(38, 12),
+    answered_requests bigint,
     days_reconciled bigint,
     days_final bigint,
     residual_usd decimal(38, 15),
     unattributed_usd decimal(38, 15)
 );
+comment on column metric.figures.duty_cycle_ratio is 'of ACTIVE GPU-seconds; a machine without a GPU has none';
+comment on column metric.figures.failed_cold_starts is 'of cold_starts: the engine never became ready';
+comment on column metric.figures.cache_hit_known_ratio is 'of prompt tokens: those of requests whose cached are known';
+comment on column metric.figures.reasoning_known_ratio is
+'of completion tokens: those of requests whose reasoning is known';
+comment on column metric.figures.usd_per_million_visible_tokens is
+'of completion tokens without those that vLLM told apart as reasoning; null where it told none of any';
+comment on column metric.figures.answered_requests is 'that reached an engine and were not refused by it';
 comment on column metric.figures.days_reconciled is
 'of the seven, days with a book that agrees with our counters where somebody looked';
 comment on column metric.figures.residual_usd is

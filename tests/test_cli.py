@@ -519,3 +519,55 @@ def test_reconcile_prints_a_line_a_day_and_says_yes(tmp_path: Path, simulated_da
     assert seen == (
         "2026-11-16 bill 109.234349 own 109.234349 residual 0.000000 unattributed 0.000000: nothing to book"
     )
+
+
+def test_explain_shows_the_division_with_its_sources(built: Desk) -> None:
+    done = built.type("explain", "2026-11-22")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 20
+    assert lines[0].split()[:2] == ["2026-11-22", "$1,440.00"]
+    assert any(line.endswith("1000000 * 2880.000000000000000 / 2000000") for line in lines)
+
+
+def test_explain_gives_programs_the_same(built: Desk) -> None:
+    shown = built.type("explain", "2026-11-22").stdout.splitlines()
+    found = json.loads(built.type("explain", "2026-11-22", "--json").stdout)
+    assert (found["day"], found["status"], found["usd_per_million_tokens"]) == (
+        "2026-11-22",
+        "provisional",
+        "1440.000000000000",
+    )
+    assert len(found["lines"]) == len(shown)
+    assert {frozenset(line) for line in found["lines"]} == {frozenset({"name", "figure", "source"})}
+
+
+@pytest.mark.parametrize(
+    ("day", "code", "said"),
+    [
+        ("2026-11-23", 2, "day 2026-11-23: expected a UTC day that is over, the last is 2026-11-22"),
+        ("2026-11-21..2026-11-22", 2, "expected one day, found 2"),
+        ("today", 2, "expected YYYY-MM-DD"),
+        ("2026-11-20", 1, "day 2026-11-20: expected its figures in metric.cost_per_mtok, found none"),
+    ],
+)
+def test_explain_of_a_day_without_figures_is_one_line(built: Desk, day: str, code: int, said: str) -> None:
+    ended = built.main("explain", day)
+    assert ended.code == code
+    assert said in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_models_have_a_cost_where_the_setting_says_which_machines_serve_them(desk: Desk) -> None:
+    models = {"SPOTINFERENCE_MODELS": '{"llama": [11], "spare": [12]}'}
+    assert desk.type("build", DAYS, **models).exit_code == 0
+    desk.type("publish", **models)
+    latest = json.loads((desk.published / "economics" / "latest.json").read_bytes())
+    assert [(entry["model"], entry["usd_per_million_tokens"]) for entry in latest["by_model"]] == [
+        ("llama", "1440.000000000000"),
+        ("spare", None),
+    ]
+    assert desk.type("build", DAYS).exit_code == 0
+    desk.type("publish", SPOTINFERENCE_NOW="2026-11-24T02:10:00Z")
+    latest = json.loads((desk.published / "economics" / "latest.json").read_bytes())
+    assert [(entry["model"], entry["usd_per_million_tokens"]) for entry in latest["by_model"]] == [("llama", None)]

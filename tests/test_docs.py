@@ -1,6 +1,7 @@
 """The documentation, kept true: commands, options, settings and tables that it names are there."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from spotinference_proxy.settings import Settings as ProxySettings
 
 from spotinference_pipeline import cli
 from spotinference_pipeline.settings import PREFIX, Settings
-from spotinference_pipeline.warehouse import SQL_DIR
+from spotinference_pipeline.warehouse import SQL_DIR, describe_tables
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT_EXAMPLE = ROOT / ".env.example"
@@ -83,6 +84,42 @@ def test_every_setting_that_a_document_names_exists(document: Path) -> None:
 def test_every_setting_of_the_pipeline_is_in_the_example() -> None:
     text = ENVIRONMENT_EXAMPLE.read_text()
     assert set(re.findall(rf"\b{PREFIX}[A-Z0-9_]*[A-Z0-9]\b", text)) >= SETTINGS
+
+
+METHOD = (ROOT / "docs" / "method.md").read_text()
+LINKED = set(re.findall(r"\]\(([^)#\s]+)\)", METHOD))
+
+
+@pytest.mark.parametrize("stage", ["rollup", "metric"])
+def test_the_method_names_every_sql_file_of_a_stage(stage: str) -> None:
+    files = {f"../sql/{stage}/{file.name}" for file in (SQL_DIR / stage).glob("*.sql")}
+    assert len(files) > 4
+    assert files <= LINKED
+
+
+def test_every_file_that_the_method_names_exists() -> None:
+    assert len(LINKED) > 20
+    assert [name for name in sorted(LINKED) if not (ROOT / "docs" / name).exists()] == []
+
+
+def test_the_method_explains_every_figure_and_every_column_of_it() -> None:
+    explained = set(re.findall(r"`([a-z0-9_.]+)`", METHOD))
+    columns = {column.name for column in describe_tables()["metric.figures"]} - {"utc_day"}
+    schema = json.loads((ROOT / "site" / "schema" / "revision.json").read_text())
+    figures = set(schema["properties"]["figures"]["properties"])
+    assert len(columns & figures) > 8
+    assert sorted((columns | figures) - explained) == []
+
+
+def test_every_sql_file_names_a_heading_of_the_method_that_is_there() -> None:
+    headings = set(re.findall(r"^## (.+)$", METHOD, flags=re.MULTILINE))
+    named = {
+        (file.stem, heading)
+        for file in SQL_DIR.glob("*/*.sql")
+        for heading in re.findall(r'docs/method\.md, "([^"]+)"', file.read_text().replace("\n-- ", " "))
+    }
+    assert len(named) > 8
+    assert [(file, heading) for file, heading in sorted(named) if heading not in headings] == []
 
 
 def test_every_table_of_the_schema_has_a_comment() -> None:

@@ -47,6 +47,7 @@ GROUPS = {
         "prices",
         "quarantine",
         "requests",
+        "served_models",
         "vm_states",
     },
     "rollup": {
@@ -63,6 +64,7 @@ GROUPS = {
         "snapshot_days",
         "token_days",
         "vm_days",
+        "vm_token_days",
     },
     "metric": {
         "break_even",
@@ -74,8 +76,11 @@ GROUPS = {
         "list_price_baskets",
         "list_price_comparison",
         "load_costs",
+        "model_costs",
         "paid",
+        "request_percentiles",
         "served",
+        "vm_costs",
         "what_if",
     },
     "publication": {"economics"},

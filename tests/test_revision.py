@@ -43,13 +43,44 @@ FIGURES = {
     "powered_ratio": Decimal("0.700000"),
     "cold_starts": 9,
     "cold_start_seconds": Decimal("3120.000000"),
+    "cold_start_usd": Decimal("2.500000000000000"),
+    "failed_cold_starts": 1,
+    "failed_cold_start_seconds": Decimal("600.000000"),
+    "failed_cold_start_usd": Decimal("0.500000000000000"),
     "cache_hit_ratio": None,
+    "cache_hit_known_ratio": Decimal("0.000000"),
     "reasoning_ratio": None,
+    "reasoning_known_ratio": Decimal("0.000000"),
     "output_input_ratio": Decimal("0.250000"),
     "tokens_per_busy_second": Decimal("900.100000"),
+    "usd_per_million_prompt_tokens": Decimal("2.061728394505"),
+    "usd_per_million_completion_tokens": Decimal("31.354141555160"),
+    "usd_per_million_visible_tokens": None,
+    "usd_per_request": Decimal("0.001192856519"),
+    "answered_requests": 345_677,
 }
+PERCENTILES = {
+    "latency_p50_microseconds": 12_345_678,
+    "latency_p90_microseconds": 20_000_000,
+    "latency_p99_microseconds": 1,
+    "first_token_p50_microseconds": None,
+    "first_token_p90_microseconds": None,
+    "first_token_p99_microseconds": None,
+    "output_input_p10_ratio": Decimal("0.100000"),
+    "output_input_p50_ratio": Decimal("0.250000"),
+    "output_input_p90_ratio": None,
+}
+MODELS = [
+    {
+        "model": "alpha",
+        "served_tokens": 2,
+        "usd_per_million_tokens": Decimal("3.000000000000"),
+        "cost_usd": Decimal("9.5"),
+    },
+    {"model": "zeta", "served_tokens": 1, "usd_per_million_tokens": None, "cost_usd": None},
+]
 PARTS = dict.fromkeys(revision.KINDS, Decimal("0")) | {"busy": Decimal("1.934512345678")}
-FACTS = Facts(COST, PARTS, FIGURES, {"zeta": 1, "alpha": 2})
+FACTS = Facts(COST, PARTS, FIGURES, PERCENTILES, MODELS)
 
 
 def build(
@@ -82,8 +113,25 @@ def test_a_good_day_has_the_form_of_the_schema_and_every_digit_as_text() -> None
     assert (document["revision"], document["reason"], document["previous"]) == (1, "first", None)
 
 
-def test_models_are_listed_by_name() -> None:
-    assert [entry["model"] for entry in build()["by_model"]] == ["alpha", "zeta"]
+def test_models_have_their_tokens_and_their_cost_or_null() -> None:
+    assert build()["by_model"] == [
+        {"model": "alpha", "served_tokens": 2, "usd_per_million_tokens": "3.000000000000", "paid_usd": "9.5"},
+        {"model": "zeta", "served_tokens": 1, "usd_per_million_tokens": None, "paid_usd": None},
+    ]
+
+
+def test_percentiles_are_seconds_to_the_microsecond_and_null_where_nothing_was_timed() -> None:
+    found = build()["figures"]
+    assert found["latency_seconds"] == {"p50": "12.345678", "p90": "20.000000", "p99": "0.000001"}
+    assert found["time_to_first_token_seconds"] == {"p50": None, "p90": None, "p99": None}
+    assert found["output_input_percentiles"] == {"p10": "0.100000", "p50": "0.250000", "p90": None}
+
+
+def test_a_withheld_day_has_no_figure_by_any_denominator() -> None:
+    document = build(figures={"snapshot_coverage_ratio": Decimal("0.5")})
+    assert document["status"] == "withheld"
+    assert {document["figures"][name] for name in revision.OTHER_DENOMINATORS} == {None}
+    assert {entry["usd_per_million_tokens"] for entry in document["by_model"]} == {None}
 
 
 def test_the_schema_asks_for_every_member_that_is_written_at_every_depth() -> None:

@@ -10,17 +10,21 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import date, datetime
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from spotinference_pipeline import ledger, transform, wakes
-from spotinference_pipeline.warehouse import SQL_DIR, VIEWS, Warehouse
+from spotinference_pipeline.warehouse import SQL_DIR, VIEWS, Warehouse, open_scratch
 
 DAY = date(2026, 11, 22)
 CASES = Path(__file__).parent / "sql"
@@ -49,18 +53,8 @@ def run(warehouse: Warehouse, sql: str, utc_day: date) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def in_threads() -> Iterator[Callable[[int], Warehouse]]:
-    connections = []
-
-    def connect(threads: int) -> Warehouse:
-        connection = duckdb.connect(":memory:", config={"threads": threads})
-        connections.append(connection)
-        connection.execute("set timezone = 'UTC'")
-        connection.execute((SQL_DIR / "schema.sql").read_text())
-        return Warehouse(connection)
-
-    yield connect
-    for connection in connections:
-        connection.close()
+    with ExitStack() as stack:
+        yield lambda threads: stack.enter_context(open_scratch(threads))
 
 
 @pytest.mark.parametrize("file", CASE_FILES, ids=lambda file: str(file.relative_to(CASES).with_suffix("")))
@@ -141,6 +135,38 @@ def test_every_rollup_and_metric_is_built_by_sql_or_by_the_ledger(scratch: Wareh
     by_sql = {name_of(file).replace("/", ".") for file in TABLE_FILES}
     assert by_sql == {*transform.ROLLUPS, *transform.METRICS, *VIEWS}
     assert set(tables) == by_sql | {*ledger.TABLES, *wakes.TABLES}
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(
+        st.tuples(st.integers(-(10**24), 10**24), st.integers(0, 10**13) | st.integers(0, 12)), min_size=1, max_size=40
+    )
+)
+def test_quotients_are_those_of_whole_numbers_half_to_even(pairs: list[tuple[int, int]]) -> None:
+    lines = ", ".join(f"({dividend}::hugeint, {divisor}::hugeint)" for dividend, divisor in pairs)
+    sql = f"select metric.floor_quotient(a, b), metric.quotient(a, b) from (values {lines}) as pairs(a, b)"
+    with open_scratch() as warehouse:
+        found = warehouse.query(f"select column0::varchar, column1::varchar from ({sql}) as q(column0, column1)").rows()
+    expected = [
+        (str(dividend // divisor), str(round(Fraction(dividend, divisor)))) if divisor else (None, None)
+        for dividend, divisor in pairs
+    ]
+    assert found == expected
+
+
+def test_a_percentile_is_the_value_at_its_nearest_rank_whatever_the_number_of_values(scratch: Warehouse) -> None:
+    asked = {"[0.5, 0.9, 0.99]": (50, 90, 99), "[0.1, 0.5, 0.9]": (10, 50, 90)}
+    sql = (SQL_DIR / "metric" / "request_percentiles.sql").read_text()
+    for quantiles, percents in asked.items():
+        assert f"{quantiles})" in sql
+        rows = scratch.query(
+            f"select n, quantile_disc(i, {quantiles}) from range(1, 301) as counts(n), range(1, 301) as numbers(i) "
+            "where i <= n group by n"
+        ).rows()
+        assert len(rows) == 300
+        for count, found in rows:
+            assert found == [-(-count * percent // 100) for percent in percents]
 
 
 def many_rows(warehouse: Warehouse) -> None:

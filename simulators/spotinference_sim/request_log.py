@@ -25,14 +25,15 @@ Entry = tuple[int, int, str, str]
 """Instant, order within it, kind, members after `n`."""
 
 
-def lay_down_log(scenario: Scenario, log_dir: Path, until_s: int) -> None:
+def lay_down_log(scenario: Scenario, log_dir: Path, until_s: int, every_s: int = MINUTE_S) -> None:
     """Write the segments of every hour from the scenario's start to `until_s`, inclusive.
 
+    Health, counters and beats come `every_s`, changes of health at their second.
     A request that has not ended by then is left out whole: its writer never comes back to end it.
     """
     boot = short_hash(f"{scenario.seed}/{scenario.start_day}/{scenario.days}/boot".encode())
     previous, previous_sha = "null", "null"
-    hours = _hours(scenario, until_s)
+    hours = _hours(scenario, until_s, every_s)
     for sequence, (hour_s, entries, running) in enumerate(hours):
         head = f'"writer":"{WRITER}","started_at":"{text_us(hour_s * SECOND_US)}"'
         head += f',"prev":{previous},"prev_sha256":{previous_sha}'
@@ -50,10 +51,10 @@ def _segment(rows: list[tuple[str, str]], running: list[str]) -> bytes:
     return body + sealed(seal)
 
 
-def _hours(scenario: Scenario, until_s: int) -> Iterator[tuple[int, list[Entry], list[str]]]:
+def _hours(scenario: Scenario, until_s: int, every_s: int) -> Iterator[tuple[int, list[Entry], list[str]]]:
     """Walk the hours: start, entries in order, ids still running at the end."""
     waiting: dict[int, list[Entry]] = defaultdict(list)
-    pulse = Pulse(scenario)
+    pulse = Pulse(scenario, every_s)
     requests = (r for r in scenario.requests if r.finished_us <= until_s * SECOND_US)
     upcoming = next(requests, None)
     running: dict[str, int] = {}
@@ -104,7 +105,8 @@ def _usage_entries(request: Request, first_us: int) -> Iterator[Entry]:
 class Pulse:
     """The lines that come with no request: health, engine counters, beats."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, every_s: int = MINUTE_S) -> None:
+        self._every_s = every_s
         self._vms = [vm for vm in scenario.vms if vm.model]
         by_vm: dict[int, list[Request]] = defaultdict(list)
         for request in scenario.requests:
@@ -113,9 +115,9 @@ class Pulse:
         self._counters = {vm.id: EngineCounters(by_vm[vm.id]) for vm in self._vms}
 
     def entries(self, hour_s: int, end_us: int) -> Iterator[Entry]:
-        """Spell an hour's lines, each minute's at its first instant and changes of health at theirs."""
+        """Spell an hour's lines: those of the clock at its instants, by default each minute, and changes of health at theirs."""
         end_s = -(-end_us // SECOND_US)
-        for minute_s in range(hour_s, end_s, MINUTE_S):
+        for minute_s in range(hour_s, end_s, self._every_s):
             at = text_us(minute_s * SECOND_US)
             for vm in self._vms:
                 if vm.spell_at(minute_s):
@@ -125,7 +127,7 @@ class Pulse:
         for vm in self._vms:
             for wake in vm.wakes:
                 for at_s in (wake.ready_s, wake.until_s):
-                    if wake.ready_s and at_s and hour_s <= at_s < end_s and at_s % MINUTE_S:
+                    if wake.ready_s and at_s and hour_s <= at_s < end_s and at_s % self._every_s:
                         yield _health(vm, at_s)
 
     def _engine(self, vm: Vm, at_s: int) -> Iterator[Entry]:

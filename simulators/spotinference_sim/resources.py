@@ -93,12 +93,16 @@ NO_FLAVOR = Flavor(0, "", 0, 0, 0, 0, "", 0)
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """One run of ACTIVE; `ready_s` is the first healthy probe, None when the engine never came up."""
+    """One run of ACTIVE; `ready_s` is the first healthy probe, None when the engine never came up.
+
+    `is_restart`: only the engine's process began anew while the machine stayed ACTIVE, so that it is no wake of the machine.
+    """
 
     active_s: int
     ready_s: int | None
     until_s: int
     process_started_s: int
+    is_restart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

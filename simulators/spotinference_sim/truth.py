@@ -17,7 +17,7 @@ from spotinference_sim.instants import DAY_S, SECOND_US, day_start_s
 from spotinference_sim.kinds import STORED
 from spotinference_sim.rates import decimal_text, ratio_text, split_rate
 from spotinference_sim.request import Request
-from spotinference_sim.resources import Resource, Vm
+from spotinference_sim.resources import Resource, Vm, Wake
 from spotinference_sim.scenario import Scenario
 from spotinference_sim.spans import Span
 
@@ -70,6 +70,12 @@ def truth(scenario: Scenario, day: date, requests: Sequence[Request] | None = No
     return {"day": day.isoformat(), "window": window, **_figures(total), "days": days}
 
 
+def window_of(day: date) -> Span:
+    """Tell the seven days that end with `day`, in microseconds."""
+    end_us = (day_start_s(day) + DAY_S) * SECOND_US
+    return end_us - WINDOW_DAYS * DAY_S * SECOND_US, end_us
+
+
 def busy_spans(requests: Iterable[Request]) -> dict[int, list[Span]]:
     """Tell by machine when at least one request was in flight."""
     by_vm: dict[int, list[Span]] = {}
@@ -111,8 +117,9 @@ def bill(resource: Resource, busy: list[Span], start_us: int, end_us: int) -> Da
 
 
 def _bill_vm(result: DayTruth, vm: Vm, busy: list[Span], start_us: int, end_us: int) -> None:
-    wakes = ((w.active_s * SECOND_US, (w.ready_s or w.until_s) * SECOND_US) for w in vm.wakes)
-    cold, busy = spans.clip(wakes, start_us, end_us), spans.clip(busy, start_us, end_us)
+    wakes = [wake for wake in vm.wakes if not wake.is_restart]
+    cold = spans.clip(map(cold_span, wakes), start_us, end_us)
+    busy = spans.clip(busy, start_us, end_us)
     for spell in vm.between(start_us // SECOND_US, -(-end_us // SECOND_US)):
         within = spans.clip([(spell.start_s * SECOND_US, spell.end_s * SECOND_US)], start_us, end_us)
         alive = spans.length(within)
@@ -130,10 +137,15 @@ def _bill_vm(result: DayTruth, vm: Vm, busy: list[Span], start_us: int, end_us: 
                 result.paid[kind] += rate * micros
                 result.micros[kind] += micros
             result.micros["active"] += end - start
-    for wake in vm.wakes:
+    for wake in wakes:
         if start_us <= wake.active_s * SECOND_US < end_us:
             result.counts["cold_starts"] += 1
             result.counts["failed_wakes"] += wake.ready_s is None
+
+
+def cold_span(wake: Wake) -> Span:
+    """Tell from when to when a wake was cold: until its engine was ready, else as long as it was ACTIVE."""
+    return wake.active_s * SECOND_US, (wake.ready_s or wake.until_s) * SECOND_US
 
 
 def _serve(result: DayTruth, request: Request) -> None:

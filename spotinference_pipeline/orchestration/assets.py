@@ -32,6 +32,7 @@ VALIDATED = {
     "validated.engine_counters": "vLLM's own token counters, scraped by the proxy once a minute: a second witness.",
     "validated.invoice_lines": "The lines of invoices as the operator loaded them, every revision.",
     "validated.list_prices": "Our own copy of hosted APIs' list prices, one a day: basket, member, tier, package version.",
+    "validated.served_models": "Which machines serve which model, as SPOTINFERENCE_MODELS says.",
     "validated.quarantine": "What could not be read or broke a contract, with the reason. Nothing disappears silently.",
 }
 LEDGER = {
@@ -56,6 +57,7 @@ SOURCES = {
     "validated.billing_events": ["hyperstack", "billing_history"],
     "validated.invoice_lines": ["invoices"],
     "validated.list_prices": ["list_prices"],
+    "validated.served_models": [],
     "validated.quarantine": ["hyperstack", "request_log", "invoices", "list_prices"],
 }
 """The raw files a table is read from, where these are not Hyperstack's answers alone."""
@@ -64,6 +66,8 @@ WINDOWED = frozenset(
         "metric.paid",
         "metric.served",
         "metric.cost_parts",
+        "metric.vm_costs",
+        "metric.model_costs",
         "metric.figures",
         "metric.list_price_comparison",
         "metric.list_price_baskets",
@@ -71,10 +75,10 @@ WINDOWED = frozenset(
     }
 )
 """Metrics that read the seven days that end with theirs, from rollups and inputs, whose rows are about one day each."""
-WAITS_FOR = {"metric.inputs": "rollup.snapshot_days"}
+WAITS_FOR = {"metric.inputs": "rollup.snapshot_days", "metric.request_percentiles": "rollup.snapshot_days"}
 """What a table's SQL does not read, but must come after: a day is rolled up when its minutes are counted."""
 PUBLISHED = (
-    *("cost_per_mtok", "cost_parts", "figures", "invoice_residuals"),
+    *("cost_per_mtok", "cost_parts", "request_percentiles", "model_costs", "figures", "invoice_residuals"),
     *("list_price_comparison", "list_price_baskets", "break_even", "load_costs", "what_if"),
 )
 """Metrics that a published day is made of, beside the inputs of its seven days."""

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import polars as pl
 
-from spotinference_pipeline import backfill, checks, list_prices, publication, raw, snapshot, transform, validated
+from spotinference_pipeline import (
+    backfill,
+    checks,
+    list_prices,
+    publication,
+    raw,
+    served_models,
+    snapshot,
+    transform,
+    validated,
+)
 from spotinference_pipeline.hyperstack import Hyperstack, minute_of
 from spotinference_pipeline.pacing import Pace
 from spotinference_pipeline.reconciliation import Fetched
@@ -73,6 +83,7 @@ def ingest(settings: Settings, tables: Sequence[str]) -> IngestReport:
     """Read new files; count the rows of each table."""
     with open_warehouse(settings.warehouse_path) as warehouse:
         done = validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
+        served_models.record(warehouse, settings.models)
         rows = {table: warehouse.query(f"select count(*) from {table}").item() for table in tables}  # noqa: S608
         late_days = _only_rolled_up(warehouse, sorted(done.days))
     return IngestReport(done, rows, late_days)

@@ -1,15 +1,48 @@
--- One row for the day D: figures behind the number over the seven UTC days that end with D. Ratios at 6 decimals,
--- null where the denominator is 0 or unknown. docs/method.md, "Figures".
-with vm_sums as (
+-- One row for the day D: figures behind the number over the seven UTC days that end with D. Ratios at 6 decimals, USD
+-- at 12, half to even, divided in integers; null where the denominator is 0 or unknown. GPU-seconds are seconds times
+-- the machine's GPUs: 1 where their number is not known. docs/method.md, "Figures".
+with machines as (
     select
-        sum(alive_seconds) as alive_seconds,
-        sum(active_seconds) as active_seconds,
-        sum(busy_seconds) as busy_seconds,
+        cast(alive_seconds * 1000000 as hugeint) as alive,
+        cast(active_seconds * 1000000 as hugeint) as active,
+        cast(busy_seconds * 1000000 as hugeint) as busy,
+        cold_start_seconds,
+        wakes,
+        failed_wakes,
+        coalesce(gpu_count, max(gpu_count) over (partition by vm_id), 1) as gpus
+    from rollup.vm_days
+    where utc_day > cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
+),
+
+vm_sums as (
+    select
+        sum(alive) as alive,
+        sum(active) as active,
+        sum(busy) as busy,
+        sum(active * gpus) as active_gpu,
+        sum(busy * gpus) as busy_gpu,
         sum(cold_start_seconds) as cold_start_seconds,
         sum(wakes) as wakes,
         sum(failed_wakes) as failed_wakes
-    from rollup.vm_days
+    from machines
+),
+
+wakes as (
+    select
+        max_by(is_failed, utc_day) as is_failed,
+        sum(cold_seconds) as cold_seconds,
+        sum(cost_usd) as cost_usd
+    from rollup.wake_days
     where utc_day > cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
+    group by vm_id, started_at
+),
+
+wake_sums as (
+    select
+        coalesce(sum(cost_usd), 0) as cost_usd,
+        coalesce(sum(cold_seconds) filter (where is_failed), 0) as failed_seconds,
+        coalesce(sum(cost_usd) filter (where is_failed), 0) as failed_usd
+    from wakes
 ),
 
 token_sums as (
@@ -54,44 +87,63 @@ reconciled as (
 
 select
     cast($utc_day as date) as utc_day,
-    cast(round(coalesce(seen.minutes_good, 0) / (7 * 1440), 6) as decimal(18, 6)) as snapshot_coverage_ratio,
-    cast(
-        round(token_sums.exact_requests / nullif(token_sums.reached_requests, 0), 6) as decimal(18, 6)
-    ) as exact_usage_ratio,
+    cast(metric.ratio(coalesce(seen.minutes_good, 0), 7 * 1440) as decimal(18, 6)) as snapshot_coverage_ratio,
+    cast(metric.ratio(token_sums.exact_requests, token_sums.reached_requests) as decimal(18, 6)) as exact_usage_ratio,
     cast(coalesce(edges.edge_usd, 0) as decimal(38, 15)) as edge_usd,
     cast(coalesce(edges.outside_usd, 0) as decimal(38, 15)) as outside_usd,
     cast(
         coalesce(token_sums.exact_prompt_tokens, 0) + coalesce(token_sums.exact_completion_tokens, 0) as bigint
     ) as exact_tokens,
     cast(token_sums.reached_requests - token_sums.exact_requests as bigint) as unmeasured_requests,
-    cast(round(vm_sums.busy_seconds / nullif(vm_sums.active_seconds, 0), 6) as decimal(18, 6)) as duty_cycle_ratio,
-    cast(round(vm_sums.active_seconds / nullif(vm_sums.alive_seconds, 0), 6) as decimal(18, 6)) as powered_ratio,
+    cast(metric.ratio(vm_sums.busy_gpu, vm_sums.active_gpu) as decimal(18, 6)) as duty_cycle_ratio,
+    cast(metric.ratio(vm_sums.active, vm_sums.alive) as decimal(18, 6)) as powered_ratio,
     cast(coalesce(vm_sums.wakes, 0) as bigint) as cold_starts,
-    cast(coalesce(vm_sums.failed_wakes, 0) as bigint) as failed_cold_starts,
     cast(coalesce(vm_sums.cold_start_seconds, 0) as decimal(18, 6)) as cold_start_seconds,
+    cast(wake_sums.cost_usd as decimal(38, 15)) as cold_start_usd,
+    cast(coalesce(vm_sums.failed_wakes, 0) as bigint) as failed_cold_starts,
+    cast(wake_sums.failed_seconds as decimal(18, 6)) as failed_cold_start_seconds,
+    cast(wake_sums.failed_usd as decimal(38, 15)) as failed_cold_start_usd,
     cast(
-        round(token_sums.cached_tokens / nullif(token_sums.cached_known_prompt_tokens, 0), 6) as decimal(18, 6)
+        metric.ratio(token_sums.cached_tokens, token_sums.cached_known_prompt_tokens) as decimal(18, 6)
     ) as cache_hit_ratio,
     cast(
-        round(token_sums.reasoning_tokens / nullif(token_sums.reasoning_known_completion_tokens, 0), 6)
-        as decimal(18, 6)
+        metric.ratio(coalesce(token_sums.cached_known_prompt_tokens, 0), token_sums.prompt_tokens) as decimal(18, 6)
+    ) as cache_hit_known_ratio,
+    cast(
+        metric.ratio(token_sums.reasoning_tokens, token_sums.reasoning_known_completion_tokens) as decimal(18, 6)
     ) as reasoning_ratio,
     cast(
-        round(token_sums.completion_tokens / nullif(token_sums.prompt_tokens, 0), 6) as decimal(18, 6)
-    ) as output_input_ratio,
+        metric.ratio(
+            coalesce(token_sums.reasoning_known_completion_tokens, 0), token_sums.completion_tokens
+        ) as decimal(18, 6)
+    ) as reasoning_known_ratio,
+    cast(metric.ratio(token_sums.completion_tokens, token_sums.prompt_tokens) as decimal(18, 6)) as output_input_ratio,
     cast(
-        round(
-            (coalesce(token_sums.prompt_tokens, 0) + coalesce(token_sums.completion_tokens, 0))
-            / nullif(vm_sums.busy_seconds, 0),
-            6
+        metric.ratio(
+            1000000 * (coalesce(token_sums.prompt_tokens, 0) + coalesce(token_sums.completion_tokens, 0)), vm_sums.busy
         ) as decimal(18, 6)
     ) as tokens_per_busy_second,
+    cast(
+        metric.usd_per_million(cost.paid_usd, token_sums.prompt_tokens) as decimal(38, 12)
+    ) as usd_per_million_prompt_tokens,
+    cast(
+        metric.usd_per_million(cost.paid_usd, token_sums.completion_tokens) as decimal(38, 12)
+    ) as usd_per_million_completion_tokens,
+    cast(
+        metric.usd_per_million(
+            cost.paid_usd, token_sums.completion_tokens - token_sums.reasoning_tokens
+        ) as decimal(38, 12)
+    ) as usd_per_million_visible_tokens,
+    cast(metric.usd_per(cost.paid_usd, token_sums.reached_requests) as decimal(38, 12)) as usd_per_request,
+    cast(token_sums.reached_requests as bigint) as answered_requests,
     reconciled.days_reconciled,
     reconciled.days_final,
     cast(reconciled.residual_usd as decimal(38, 15)) as residual_usd,
     cast(reconciled.unattributed_usd as decimal(38, 15)) as unattributed_usd
 from vm_sums
+cross join wake_sums
 cross join token_sums
 cross join seen
 cross join edges
 cross join reconciled
+left join metric.cost_per_mtok as cost on cost.utc_day = $utc_day

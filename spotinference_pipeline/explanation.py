@@ -1,0 +1,153 @@
+"""From ledger lines and token sums to the figure of one day, on one screen; each line says where to find it again.
+
+Owns which lines there are and how they read. What a day says is `revision`'s, drafted as it would be published now; a
+withheld day shows the quotient all the same, because it is the operator who asks. Nothing is written.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from spotinference_pipeline import publication
+from spotinference_pipeline.errors import PublicationError
+from spotinference_pipeline.public_files import HISTORY
+from spotinference_pipeline.revision import Document
+from spotinference_pipeline.settings import Settings
+from spotinference_pipeline.storage import Storage
+from spotinference_pipeline.warehouse import Warehouse
+
+MOST_LINES = 20
+NAME_WIDTH, FIGURE_WIDTH = 12, 44
+
+
+@dataclass(frozen=True)
+class Line:
+    """One step: its name, the figure with its unit, and the table or file that gives it."""
+
+    name: str
+    figure: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The steps of one day, from what was paid to whether to trust the figure."""
+
+    day: str
+    status: str
+    usd_per_million_tokens: str | None
+    published_revision: int | None
+    lines: tuple[Line, ...]
+
+    def screen(self) -> list[str]:
+        """Give the lines as a person reads them."""
+        return [f"{line.name:<{NAME_WIDTH}}{line.figure:<{FIGURE_WIDTH}}  {line.source}" for line in self.lines]
+
+    def document(self) -> dict[str, Any]:
+        """Give the same for programs."""
+        return asdict(self) | {"lines": [asdict(line) for line in self.lines]}
+
+
+def explain(warehouse: Warehouse, target: Storage, settings: Settings, utc_day: date) -> Explanation:
+    """Put together how the day's figure comes about, as it would be published now.
+
+    Raises: PublicationError when the day is not built.
+    """
+    given = {"utc_day": utc_day}
+    rows = warehouse.query("from metric.cost_per_mtok where utc_day = $utc_day", given).rows(named=True)
+    if not rows:
+        raise PublicationError(
+            f"day {utc_day}: expected its figures in metric.cost_per_mtok, found none; run `spotinference build {utc_day}`"
+        )
+    published = _published(target)
+    day = utc_day.isoformat()
+    good = (each for each, (_, is_good) in published.items() if each < day and is_good)
+    document, _ = publication.draft(warehouse, settings, utc_day, max(good, default=None))
+    revision = published[day][0] if day in published else None
+    lines = (
+        _headline(document, rows[0], revision),
+        *_money(warehouse, given, rows[0]),
+        *_tokens(rows[0]),
+        *_trust(document),
+    )
+    return Explanation(day, document["status"], document["usd_per_million_tokens"], revision, lines)
+
+
+def _published(target: Storage) -> dict[str, tuple[int, bool]]:
+    """Give each published day's revision, and whether it has a figure."""
+    content = target.find(HISTORY)
+    days = json.loads(content)["days"] if content else []
+    return {day["day"]: (day["revision"], day["usd_per_million_tokens"] is not None) for day in days}
+
+
+def _headline(document: Document, row: dict[str, Any], revision: int | None) -> Line:
+    shown = f"{document['display']} per million tokens, {document['status']}"
+    if document["status"] == "withheld" and row["usd_per_million_tokens"] is not None:
+        shown = f"{row['usd_per_million_tokens']:.2f} computed, withheld"
+    became = "not published" if revision is None else f"published as days/{document['day']}/r{revision}.json"
+    start, end = (document["window"][name].removesuffix(":00:00Z") for name in ("start", "end"))
+    return Line(document["day"], shown, f"{start} to {end} UTC, {became}")
+
+
+def _money(warehouse: Warehouse, given: dict[str, Any], row: dict[str, Any]) -> Iterator[Line]:
+    lines = warehouse.query(
+        """
+        select count(*) as lines, count(distinct (resource_type, resource_id)) as resources
+        from metric.inputs
+        where line = 'cost' and utc_day > cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
+        """,
+        given,
+    ).row(0)
+    parts = warehouse.query(
+        "select cost_kind, paid_usd from metric.cost_parts where utc_day = $utc_day and paid_usd != 0", given
+    )
+    for kind, usd in parts.iter_rows():
+        yield Line(f"+ {kind}", _usd(usd), f"metric.cost_parts, cost_kind = '{kind}'")
+    yield Line("= paid", _usd(row["paid_usd"]), f"sql/metric/paid.sql, {lines[0]} lines of {lines[1]} resources")
+
+
+def _tokens(row: dict[str, Any]) -> Iterator[Line]:
+    for name in ("prompt", "completion"):
+        tokens = row[f"{name}_tokens"]
+        yield Line(f"+ {name}", _count(tokens, "tokens"), f"rollup.token_days, {name}_tokens")
+    yield Line(
+        "= served", _count(row["served_tokens"], "tokens"), f"sql/metric/served.sql, {row['requests']:,} requests"
+    )
+    usd, served = row["usd_per_million_tokens"], row["served_tokens"]
+    quotient = "nothing to divide" if usd is None else f"{usd:f} USD per million"
+    paid = "?" if row["paid_usd"] is None else f"{row['paid_usd']:f}"
+    yield Line("figure", quotient, f"sql/metric/cost_per_mtok.sql, 1000000 * {paid} / {served}")
+
+
+def _trust(document: Document) -> Iterator[Line]:
+    bounds, coverage, books = document["bounds"], document["coverage"], document["reconciliation"]
+    yield Line(
+        "bounds", f"{_or_unknown(bounds['low'])} to {_or_unknown(bounds['high'])}", "metric.figures, revision.py"
+    )
+    seen = (f"{name} {_or_unknown(coverage[name])}" for name in ("snapshot", "exact_usage", "token"))
+    yield Line("coverage", ", ".join(seen), "metric.figures")
+    residual = f"{books['days_reconciled']} of 7 days, residual {_or_unknown(_short(books['residual_usd']))} USD"
+    yield Line("books", residual, "rollup.reconciliation_days")
+    yield Line("", f"unattributed {_or_unknown(_short(books['unattributed_usd']))} USD", "rollup.reconciliation_days")
+    invoiced = _or_unknown(_short(books["invoice_residual_usd"]))
+    yield Line("invoices", f"residual {invoiced} USD", "sql/publication/invoice_residual.sql")
+    yield Line("status", document["status"], document["status_reason"] or "docs/method.md, Status")
+
+
+def _usd(amount: Decimal | None) -> str:
+    return "unknown" if amount is None else f"{amount:>24f} USD"
+
+
+def _count(number: int | None, unit: str) -> str:
+    return "unknown" if number is None else f"{number:>24} {unit}"
+
+
+def _short(amount: str | None) -> str | None:
+    return None if amount is None else f"{Decimal(amount):.6f}"
+
+
+def _or_unknown(figure: str | None) -> str:
+    return "unknown" if figure is None else figure

@@ -1,0 +1,36 @@
+-- What the tables' SQL divides with: in integers, because a quotient of decimals would be a binary float. Null where
+-- the divisor is 0 or unknown. The file is run at every open, before schema.sql. docs/method.md, "Rounding".
+create schema if not exists metric;
+
+-- Rounded down, also below zero.
+create or replace macro metric.floor_quotient(dividend, divisor) as (
+    (dividend - ((dividend % nullif(divisor, 0)) + divisor) % nullif(divisor, 0)) // nullif(divisor, 0)
+);
+-- Rounded half to even.
+create or replace macro metric.quotient(dividend, divisor) as (
+    metric.floor_quotient(dividend, divisor)
+    + case
+        when 2 * (dividend - divisor * metric.floor_quotient(dividend, divisor)) > divisor then 1
+        when
+            2 * (dividend - divisor * metric.floor_quotient(dividend, divisor)) = divisor
+            and metric.floor_quotient(dividend, divisor) % 2 != 0
+            then 1
+        else 0
+    end
+);
+-- Of two whole numbers, at 6 decimals.
+create or replace macro metric.ratio(dividend, divisor) as (
+    cast(metric.quotient(1000000 * cast(dividend as hugeint), cast(divisor as hugeint)) as decimal(38, 0))
+    * cast(0.000001 as decimal(7, 6))
+);
+-- Of US dollars and a count, at 12 decimals.
+create or replace macro metric.usd_per(usd, units) as (
+    cast(
+        metric.quotient(cast(usd * 1000000000000000 as hugeint), 1000 * cast(units as hugeint)) as decimal(38, 0)
+    ) * cast(0.000000000001 as decimal(13, 12))
+);
+create or replace macro metric.usd_per_million(usd, units) as (
+    cast(
+        metric.quotient(1000 * cast(usd * 1000000000000000 as hugeint), cast(units as hugeint)) as decimal(38, 0)
+    ) * cast(0.000000000001 as decimal(13, 12))
+);

@@ -1,0 +1,115 @@
+"""`spotinference explain`: from ledger lines and token sums to the figure, each step with a source that gives it again."""
+
+import re
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from spotinference_pipeline import explanation, publication
+from spotinference_pipeline.errors import PublicationError
+from spotinference_pipeline.explanation import MOST_LINES, Explanation, Line, explain
+from spotinference_pipeline.settings import Settings
+from spotinference_pipeline.storage import Storage
+from spotinference_pipeline.warehouse import SQL_DIR, Warehouse, describe_tables
+
+DAY = date(2026, 11, 22)
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def explained(scratch: Warehouse, fill_week: Make, settings_in: Callable[..., Settings]) -> Explanation:
+    settings = settings_in()
+    fill_week(scratch)
+    return explain(scratch, Storage(settings.published), settings, DAY)
+
+
+def line(of: Explanation, name: str) -> Line:
+    (found,) = (each for each in of.lines if each.name == name)
+    return found
+
+
+def number(text: str) -> Decimal:
+    (found,) = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    return Decimal(found.replace(",", ""))
+
+
+def test_the_parts_add_up_to_paid_and_the_tokens_to_served(explained: Explanation) -> None:
+    parts = [number(each.figure) for each in explained.lines if "cost_kind = " in each.source]
+    assert parts == [42, 21, 7]
+    assert sum(parts) == number(line(explained, "= paid").figure)
+    tokens = [number(line(explained, f"+ {name}").figure) for name in ("prompt", "completion")]
+    assert tokens == [5_600_000, 1_400_000]
+    assert sum(tokens) == number(line(explained, "= served").figure)
+
+
+def test_the_shown_division_gives_the_figure(explained: Explanation) -> None:
+    figure = line(explained, "figure")
+    million, paid, served = map(Decimal, re.findall(r"(\d+) \* ([\d.]+) / (\d+)", figure.source)[0])
+    assert million * paid / served == number(figure.figure) == Decimal("10")
+    assert explained.usd_per_million_tokens == "10.000000000000"
+
+
+def test_every_source_is_a_table_or_a_file_that_is_there(explained: Explanation) -> None:
+    tables = describe_tables()
+    sources = [each.source for each in explained.lines]
+    files = [name for source in sources for name in re.findall(r"sql/[a-z_/]+\.sql", source)]
+    assert len(files) > 3
+    assert [name for name in files if not (SQL_DIR / name.removeprefix("sql/")).exists()] == []
+    named = [re.match(r"(?:rollup|metric)\.[a-z_]+", source) for source in sources]
+    assert [found[0] for found in named if found and found[0] not in tables] == []
+    assert sum(found is not None for found in named) > 7
+
+
+def test_a_day_fits_one_screen_also_with_every_kind_of_cost(
+    scratch: Warehouse, fill_week: Make, insert: Make, settings_in: Callable[..., Settings]
+) -> None:
+    fill_week(scratch)
+    kinds = ("cold_start", "parked", "network", "other", "credit")
+    rows = [{"utc_day": DAY, "line": "cost", "cost_kind": kind, "cost_usd": Decimal("1.5")} for kind in kinds]
+    insert(scratch, "metric.inputs", rows)
+    for table in ("metric.paid", "metric.cost_per_mtok", "metric.cost_parts"):
+        scratch.build_day(table, DAY)
+    screen = explain(scratch, Storage(settings_in().published), settings_in(), DAY).screen()
+    assert sum(row.startswith("+") for row in screen) == 8 + 2
+    assert len(screen) <= MOST_LINES
+    assert max(map(len, screen)) <= 130
+
+
+def test_the_published_revision_and_the_last_good_day_are_named(
+    scratch: Warehouse, fill_week: Make, settings_in: Callable[..., Settings]
+) -> None:
+    settings = settings_in()
+    target = Storage(settings.published)
+    fill_week(scratch, days=2)
+    publication.publish(scratch, target, settings)
+    scratch.execute("update metric.figures set snapshot_coverage_ratio = 0.5 where utc_day = $day", {"day": DAY})
+    found = explain(scratch, target, settings, DAY)
+    assert found.published_revision == 1
+    assert found.lines[0].source == "2026-11-16T00 to 2026-11-23T00 UTC, published as days/2026-11-22/r1.json"
+    assert (found.status, found.usd_per_million_tokens) == ("withheld", None)
+    assert found.lines[0].figure == "10.00 computed, withheld"
+    assert line(found, "status").source.endswith("the last good day is 2026-11-21")
+    assert line(found, "bounds").figure == "unknown to unknown"
+
+
+def test_nothing_served_is_nothing_to_divide(
+    scratch: Warehouse, fill_week: Make, settings_in: Callable[..., Settings]
+) -> None:
+    fill_week(scratch)
+    scratch.execute("delete from metric.inputs where line = 'tokens'")
+    for table in ("metric.served", "metric.cost_per_mtok", "metric.cost_parts"):
+        scratch.build_day(table, DAY)
+    found = explain(scratch, Storage(settings_in().published), settings_in(), DAY)
+    assert line(found, "figure").figure == "nothing to divide"
+    assert line(found, "+ prompt").figure == "unknown"
+    assert "no tokens were served" in line(found, "status").source
+
+
+def test_a_day_that_is_not_built_is_told_with_the_next_step(
+    scratch: Warehouse, settings_in: Callable[..., Settings]
+) -> None:
+    with pytest.raises(PublicationError, match="found none; run `spotinference build 2026-11-22`"):
+        explanation.explain(scratch, Storage(settings_in().published), settings_in(), DAY)
