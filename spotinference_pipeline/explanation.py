@@ -20,7 +20,8 @@ from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse
 
 MOST_LINES = 20
-NAME_WIDTH, FIGURE_WIDTH = 12, 44
+NAME_WIDTH, FIGURE_WIDTH = 12, 50
+_COVERAGE = {"snapshot": "snapshots", "exact_usage": "usage", "token": "tokens"}
 
 
 @dataclass(frozen=True)
@@ -127,13 +128,13 @@ def _trust(document: Document) -> Iterator[Line]:
     yield Line(
         "bounds", f"{_or_unknown(bounds['low'])} to {_or_unknown(bounds['high'])}", "metric.figures, revision.py"
     )
-    seen = (f"{name} {_or_unknown(coverage[name])}" for name in ("snapshot", "exact_usage", "token"))
+    seen = (f"{word} {_or_unknown(coverage[name])}" for name, word in _COVERAGE.items())
     yield Line("coverage", ", ".join(seen), "metric.figures")
-    residual = f"{books['days_reconciled']} of 7 days, residual {_or_unknown(_short(books['residual_usd']))} USD"
+    residual = f"{books['days_reconciled']} of 7 days, residual {_short(books['residual_usd'])}"
     yield Line("books", residual, "rollup.reconciliation_days")
-    yield Line("", f"unattributed {_or_unknown(_short(books['unattributed_usd']))} USD", "rollup.reconciliation_days")
-    invoiced = _or_unknown(_short(books["invoice_residual_usd"]))
-    yield Line("invoices", f"residual {invoiced} USD", "sql/publication/invoice_residual.sql")
+    yield Line("", f"unattributed {_short(books['unattributed_usd'])}", "rollup.reconciliation_days")
+    invoiced = f"residual {_short(books['invoice_residual_usd'])}"
+    yield Line("invoices", invoiced, "sql/publication/invoice_residual.sql")
     yield Line("status", document["status"], document["status_reason"] or "docs/method.md, Status")
 
 
@@ -145,8 +146,8 @@ def _count(number: int | None, unit: str) -> str:
     return "unknown" if number is None else f"{number:>24} {unit}"
 
 
-def _short(amount: str | None) -> str | None:
-    return None if amount is None else f"{Decimal(amount):.6f}"
+def _short(amount: str | None) -> str:
+    return "unknown" if amount is None else f"{Decimal(amount):.6f} USD"
 
 
 def _or_unknown(figure: str | None) -> str:

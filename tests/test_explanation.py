@@ -75,7 +75,7 @@ def test_a_day_fits_one_screen_also_with_every_kind_of_cost(
     screen = explain(scratch, Storage(settings_in().published), settings_in(), DAY).screen()
     assert sum(row.startswith("+") for row in screen) == 8 + 2
     assert len(screen) <= MOST_LINES
-    assert max(map(len, screen)) <= 130
+    assert max(map(len, screen)) <= 140
 
 
 def test_the_published_revision_and_the_last_good_day_are_named(
@@ -93,6 +93,18 @@ def test_the_published_revision_and_the_last_good_day_are_named(
     assert found.lines[0].figure == "10.00 computed, withheld"
     assert line(found, "status").source.endswith("the last good day is 2026-11-21")
     assert line(found, "bounds").figure == "unknown to unknown"
+
+
+def test_books_and_invoices_are_unknown_or_told_in_dollars(
+    explained: Explanation, scratch: Warehouse, settings_in: Callable[..., Settings]
+) -> None:
+    assert line(explained, "books").figure == "0 of 7 days, residual unknown"
+    assert line(explained, "invoices").figure == "residual unknown"
+    scratch.execute("update metric.figures set days_reconciled = 7, residual_usd = 0.25, unattributed_usd = -1")
+    found = explain(scratch, Storage(settings_in().published), settings_in(), DAY)
+    assert line(found, "books").figure == "7 of 7 days, residual 0.250000 USD"
+    assert line(found, "").figure == "unattributed -1.000000 USD"
+    assert found.status == "reconciled"
 
 
 def test_nothing_served_is_nothing_to_divide(
