@@ -12,7 +12,7 @@ import polars as pl
 
 from spotinference_pipeline.warehouse import Warehouse, read_checks
 
-WARNINGS = frozenset({"books_agree_with_the_counters"})
+WARNINGS = frozenset({"books_agree_with_the_counters", "log_agrees_with_the_engines"})
 """Rules that somebody must look at when they are broken, while the number is right all the same."""
 
 

@@ -11,7 +11,14 @@ from spotinference_pipeline import ledger, wakes
 from spotinference_pipeline.errors import WarehouseError
 from spotinference_pipeline.warehouse import Warehouse, read_sql
 
-ROLLUPS = ("rollup.snapshot_days", "rollup.token_days", "rollup.credit_days")
+ROLLUPS = (
+    "rollup.snapshot_days",
+    "rollup.token_days",
+    "rollup.credit_days",
+    "rollup.engine_days",
+    "rollup.log_days",
+    "rollup.token_residuals",
+)
 METRICS = (
     "metric.inputs",
     "metric.paid",
@@ -19,6 +26,8 @@ METRICS = (
     "metric.cost_per_mtok",
     "metric.cost_parts",
     "metric.figures",
+    "metric.coverage",
+    "metric.bounds",
 )
 
 

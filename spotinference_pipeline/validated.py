@@ -53,6 +53,7 @@ _KEYS = {
     "validated.request_usages": ("request_id", "observed_at"),
     "validated.request_stops": ("request_id",),
     "validated.engine_counters": ("vm_id", "upstream", "observed_at"),
+    "validated.log_segments": ("writer", "started_at", "body_sha256", "rows_missing"),
     "validated.invoice_lines": ("invoice_number", "revision", "line"),
 }
 """What makes two rows the same fact. A second row of one key is an exact repeat, or a conflict if it says otherwise."""
