@@ -117,7 +117,12 @@ def _publish_day(
     inputs = export_inputs(warehouse, utc_day, settings.publish_inputs)
     csv = inputs.write_csv().encode()
     terms = revision.Terms(
-        settings.min_snapshot_coverage,
+        revision.Gates(
+            settings.min_snapshot_coverage,
+            settings.min_exact_usage,
+            settings.min_token_coverage,
+            settings.max_unattributed,
+        ),
         settings.hyperstack_url,
         sha256(csv),
         sha256(paid_sql.encode()),
@@ -196,7 +201,10 @@ def _read_facts(warehouse: Warehouse, utc_day: date) -> revision.Facts:
     parts = warehouse.query(
         "select cost_kind, usd_per_million_tokens from metric.cost_parts where utc_day = $utc_day", given
     )
-    figures = warehouse.query("select * from metric.figures where utc_day = $utc_day", given).row(0, named=True)
+    figures, coverage, bounds = (
+        warehouse.query(f"select * from metric.{name} where utc_day = $utc_day", given).row(0, named=True)  # noqa: S608
+        for name in ("figures", "coverage", "bounds")
+    )
     models = warehouse.query(
         """
         select
@@ -210,7 +218,7 @@ def _read_facts(warehouse: Warehouse, utc_day: date) -> revision.Facts:
         given,
     )
     invoiced = warehouse.query(read_sql("publication.invoice_residual"), given)["invoice_residual_usd"].item()
-    return revision.Facts(cost, dict(parts.iter_rows()), figures, dict(models.iter_rows()), invoiced)
+    return revision.Facts(cost, dict(parts.iter_rows()), figures, coverage, bounds, dict(models.iter_rows()), invoiced)
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

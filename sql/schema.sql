@@ -300,7 +300,7 @@ comment on column rollup.resource_days.source is
 comment on column rollup.resource_days.unseen_seconds is
 'of the day, in gaps of 15 minutes or more between two readings; 0 without a book';
 comment on column rollup.resource_days.edge_usd is
-'part of cost_usd whose side of midnight is inferred from the rate, not read';
+'part of cost_usd whose side of midnight is inferred from the rate, not read, and credits seen after it';
 
 -- One row per UTC day, resource and cost_kind. Sums to rollup.resource_days.cost_usd exactly.
 create table if not exists rollup.cost_days (
@@ -578,9 +578,6 @@ create table if not exists metric.figures (
     utc_day date not null,
     snapshot_coverage_ratio decimal(18, 6),
     exact_usage_ratio decimal(18, 6),
-    edge_usd decimal(38, 15),
-    outside_usd decimal(38, 15),
-    exact_tokens bigint,
     unmeasured_requests bigint,
     duty_cycle_ratio decimal(18, 6),
     powered_ratio decimal(18, 6),

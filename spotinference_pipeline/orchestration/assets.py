@@ -28,8 +28,11 @@ VALIDATED = {
     "validated.prices": "The price book, once an hour.",
     "validated.vm_states": "What each machine's state was: from the fleet list, from events, from the proxy's probes.",
     "validated.requests": "Every request that ended, with the tokens that vLLM itself reported. No prompts, no answers.",
+    "validated.request_begins": "Requests that began in a segment of the log and did not end in it.",
+    "validated.log_segments": "The sealed segments of the request log: their chain, and what is missing in them.",
     "validated.engine_counters": "vLLM's own token counters, scraped by the proxy once a minute: a second witness.",
     "validated.invoice_lines": "The lines of invoices as the operator loaded them, every revision.",
+    "validated.ingested_files": "Every raw file and log segment that was read, with its digest and what became of its rows.",
     "validated.quarantine": "What could not be read or broke a contract, with the reason. Nothing disappears silently.",
 }
 LEDGER = {
@@ -46,17 +49,24 @@ LEDGER |= {
 BOOKS = dg.AssetKey(["raw", "billing_history"])
 SOURCES = {
     "validated.requests": ["request_log"],
+    "validated.request_begins": ["request_log"],
+    "validated.log_segments": ["request_log"],
     "validated.engine_counters": ["request_log"],
     "validated.vm_states": ["hyperstack", "request_log"],
     "validated.billing_history": ["hyperstack", "billing_history"],
     "validated.billing_graphs": ["hyperstack", "billing_history"],
     "validated.billing_events": ["hyperstack", "billing_history"],
     "validated.invoice_lines": ["invoices"],
+    "validated.ingested_files": ["hyperstack", "request_log", "invoices"],
     "validated.quarantine": ["hyperstack", "request_log", "invoices"],
 }
 """The raw files a table is read from, where these are not Hyperstack's answers alone."""
-WINDOWED = frozenset({"metric.paid", "metric.served", "metric.cost_parts", "metric.figures"})
+WINDOWED = frozenset(
+    {"metric.paid", "metric.served", "metric.cost_parts", "metric.figures", "metric.coverage", "metric.bounds"}
+)
 """Metrics that read the seven days that end with theirs, from tables whose rows are about one day each."""
+PUBLISHED = ("cost_per_mtok", "cost_parts", "figures", "coverage", "bounds", "invoice_residuals")
+"""Metrics that a publication reads besides the inputs."""
 WAITS_FOR = {"metric.inputs": "rollup.snapshot_days"}
 """What a table's SQL does not read, but must come after: a day is rolled up when its minutes are counted."""
 SEVEN_DAYS = dg.TimeWindowPartitionMapping(start_offset=1 - TRAILING_DAYS, allow_nonexistent_upstream_partitions=True)
@@ -193,7 +203,7 @@ def _sql_table(
         upstreams.append(WAITS_FOR[table])
 
     def dependency(upstream: str) -> dg.AssetDep:
-        is_window = table in WINDOWED and upstream != "metric.cost_per_mtok"
+        is_window = table in WINDOWED and not upstream.startswith(("metric.cost_per_mtok", "validated."))
         return dg.AssetDep(key(upstream), partition_mapping=SEVEN_DAYS if is_window else None)
 
     @dg.asset(
@@ -224,7 +234,7 @@ def _sql_table(
 def _publication(settings: Settings, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
     @dg.asset(
         key=["publication", "economics"],
-        deps=[key(f"metric.{name}") for name in ("cost_per_mtok", "cost_parts", "figures", "invoice_residuals")]
+        deps=[key(f"metric.{name}") for name in PUBLISHED]
         + [dg.AssetDep(key("metric.inputs"), partition_mapping=SEVEN_DAYS)],
         group_name="publication",
         owners=OWNERS,
