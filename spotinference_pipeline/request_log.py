@@ -152,7 +152,8 @@ class Segment:
     @property
     def last_instant(self) -> datetime | None:
         """Give the last instant that a line tells."""
-        told = [one.at for _, one in (*self.usages, *self.healths, *self.engines, *self.beats)]
+        told = [usage.at for _, usage in self.usages] + [health.at for _, health in self.healths]
+        told += [engine.at for _, engine in self.engines] + [beat.at for _, beat in self.beats]
         told += [head.started_at for _, head in self.heads] + [begin.started_at for _, begin in self.begins]
         return max([*told, *(end.finished_at for _, end in self.ends)], default=None)
 

@@ -170,17 +170,19 @@ def _broken_gate(facts: Facts, gates: Gates) -> str | None:
         return "no billed resource is known in the window"
     if not facts.cost["served_tokens"]:
         return "no tokens were served in the window"
+    return _broken_share(facts, gates)
+
+
+def _broken_share(facts: Facts, gates: Gates) -> str | None:
     exact, tokens = facts.figures["exact_usage_ratio"], facts.coverage["token_coverage_ratio"]
     if exact is not None and exact < gates.min_exact_usage:
         return f"{_shown(exact)} of the requests have vLLM's final usage, {gates.min_exact_usage} are needed"
     if tokens is not None and tokens < gates.min_token_coverage:
         return f"the log has {_shown(tokens)} of the tokens that vLLM counted, {gates.min_token_coverage} are needed"
-    unattributed = abs(facts.figures["unattributed_usd"] or 0)
-    if unattributed > gates.max_unattributed * abs(facts.cost["paid_usd"]):
-        return (
-            f"${unattributed:.2f} of what was billed are on no resource, at most {gates.max_unattributed} of "
-            f"${facts.cost['paid_usd']:.2f} may be"
-        )
+    unattributed, paid = abs(facts.figures["unattributed_usd"] or 0), facts.cost["paid_usd"]
+    if unattributed > gates.max_unattributed * abs(paid):
+        most = gates.max_unattributed
+        return f"${unattributed:.2f} of what was billed are on no resource, at most {most} of ${paid:.2f} may be"
     return None
 
 

@@ -1,7 +1,7 @@
 """The true figure of a week lies inside its published bounds, whatever was lost: snapshots, rows, segments, or time.
 
-Weeks of two of the demo's machines at a part of their traffic, with random gaps between snapshots, lines, segments and whole requests
-missing from the log, requests without usage, and segments that come late. The gate tries a few, `make soak` 200.
+Weeks of two of the demo's machines at a part of their traffic, with random gaps between snapshots, lines, segments and
+whole requests missing from the log, requests without usage, and segments that come late. The gate tries a few, `make soak` 200.
 """
 
 import json

@@ -97,7 +97,9 @@ def segment_row(content: bytes) -> dict[str, Any]:
 
 
 def test_a_segment_is_a_row_with_its_place_in_the_chain(lines: Any, words: Any) -> None:
-    content = lines.segment(lines.beat("10:00:30"), lines.end(1, until="10:02"), lines.seal(by="recovery") | {"torn": 7})
+    content = lines.segment(
+        lines.beat("10:00:30"), lines.end(1, until="10:02"), lines.seal(by="recovery") | {"torn": 7}
+    )
     found = segment_row(content)
     assert found.pop("body_sha256")
     assert found == {

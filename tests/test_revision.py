@@ -123,8 +123,16 @@ def test_numbers_are_never_written_with_an_exponent() -> None:
 @pytest.mark.parametrize(
     ("cost", "figures", "reason"),
     [
-        ({}, {"exact_usage_ratio": Decimal("0.949999")}, "0.9499 of the requests have vLLM's final usage, 0.95 are needed"),
-        ({}, {"unattributed_usd": Decimal("20.62")}, "$20.62 of what was billed are on no resource, at most 0.05 of $412.35"),
+        (
+            {},
+            {"exact_usage_ratio": Decimal("0.949999")},
+            "0.9499 of the requests have vLLM's final usage, 0.95 are needed",
+        ),
+        (
+            {},
+            {"unattributed_usd": Decimal("20.62")},
+            "$20.62 of what was billed are on no resource, at most 0.05 of $412.35",
+        ),
         ({}, {"unattributed_usd": Decimal("-20.62")}, "$20.62 of what was billed are on no resource"),
         ({"served_tokens": 0, "usd_per_million_tokens": None}, {}, "no tokens were served in the window"),
         ({"paid_usd": None, "usd_per_million_tokens": None}, {}, "no billed resource is known in the window"),

@@ -42,7 +42,8 @@ def causes(warehouse: Warehouse, day: date = DAY) -> dict[str, int]:
         if table in LEDGER:
             transform.build_table(warehouse, table, day)
     found = warehouse.query(
-        "select cause, sum(tokens)::bigint from rollup.token_residuals where utc_day = $day group by cause", {"day": day}
+        "select cause, sum(tokens)::bigint from rollup.token_residuals where utc_day = $day group by cause",
+        {"day": day},
     )
     return dict(found.iter_rows())
 

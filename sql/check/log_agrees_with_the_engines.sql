@@ -1,5 +1,5 @@
--- Days on which more than 0.2 % of what vLLM's own counters say is neither in the log nor explained, or on which the log
--- itself tells of lost segments or rows: a warning; rollup.token_residuals has the machines and causes.
+-- Days on which more than 0.2 % of what vLLM's own counters say is neither in the log nor explained, or on which the
+-- log itself tells of lost segments or rows: a warning; rollup.token_residuals has the machines and causes.
 with engines as (
     select coalesce(sum(engine_prompt_tokens + engine_generation_tokens), 0) as tokens
     from rollup.engine_days

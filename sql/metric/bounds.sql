@@ -1,7 +1,7 @@
--- One row for the day D: the sums between which the true figure of its window lies. USD and tokens. Spend is unsure only
--- where a counter's movement straddles an end of what counters priced: an end of the window, or of a stretch of days with
--- books inside it. Tokens are at least those with final usage; at most those logged and all that vLLM's counters hold and
--- no row of the log accounts for, of the day before the window too, for requests that run into it.
+-- One row for the day D: the sums between which the true figure of its window lies. USD and tokens. Spend is unsure
+-- only where a counter's movement straddles an end of what counters priced: an end of the window, or of a stretch of
+-- days with books inside it. Tokens are at least those with final usage; at most those logged and all that vLLM's
+-- counters hold and no row of the log accounts for, of the day before the window too, for requests that run into it.
 -- docs/method.md, "Bounds".
 with booked as (
     select utc_day
@@ -73,14 +73,12 @@ unseen as (
 ),
 
 unlogged as (
-    select coalesce(
+    select
         sum(
             greatest(engine_prompt_tokens - sure_prompt_tokens, 0)
             + greatest(engine_generation_tokens - sure_completion_tokens, 0)
             + if(utc_day = $utc_day, overhang_tokens, 0)
-        ),
-        0
-    ) as tokens
+        ) as tokens
     from rollup.engine_days
     where utc_day >= cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
 )
@@ -92,9 +90,13 @@ select
         if(unread.counters = 0, cost.paid_usd + coalesce(edges.outside_usd, 0), null) as decimal(38, 15)
     ) as most_usd,
     cast(served.exact_tokens as bigint) as exact_tokens,
-    cast(unlogged.tokens as bigint) as unlogged_tokens,
+    cast(coalesce(unlogged.tokens, 0) as bigint) as unlogged_tokens,
     cast(
-        if(served.unbounded_requests + unseen.dark_vms = 0, cost.served_tokens + unlogged.tokens, null) as bigint
+        if(
+            served.unbounded_requests + unseen.dark_vms = 0,
+            cost.served_tokens + coalesce(unlogged.tokens, 0),
+            null
+        ) as bigint
     ) as largest_tokens
 from metric.cost_per_mtok as cost
 cross join edges

@@ -4,7 +4,9 @@
 with engines as (
     select
         coalesce(sum(engine_prompt_tokens + engine_generation_tokens), 0) as tokens,
-        coalesce(sum(engine_prompt_tokens + engine_generation_tokens) filter (where utc_day = $utc_day), 0) as day_tokens
+        coalesce(
+            sum(engine_prompt_tokens + engine_generation_tokens) filter (where utc_day = $utc_day), 0
+        ) as day_tokens
     from rollup.engine_days
     where utc_day > cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
 ),

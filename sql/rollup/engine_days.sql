@@ -186,7 +186,7 @@ asked as (
         end as least_prompt_tokens
     from validated.requests
     where
-        finished_at > (select min(opened_at) from engines) - interval 5 seconds
+        finished_at > (select min(engines.opened_at) from engines) - interval 5 seconds
         and started_at < cast($utc_day as date) + 1
         and not (usage_source = 'none' and coalesce(upstream_status >= 400, vm_id is null))
 ),

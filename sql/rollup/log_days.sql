@@ -143,7 +143,7 @@ finished as (
         requests.vm_id,
         coalesce(requests.prompt_tokens, 0) + coalesce(requests.completion_tokens, 0) as tokens,
         requests.usage_source != 'engine_final' as is_unmeasured,
-        exists (
+        exists(
             select 1
             from rollup.engine_days as engines
             where
@@ -194,7 +194,10 @@ unended as (
     where
         begins.started_at >= cast($utc_day as date)
         and begins.started_at < cast($utc_day as date) + 1
-        and not exists (select 1 from validated.requests as ended where ended.request_id = begins.request_id)
+        and not exists (
+            select 1 from validated.requests as ended
+            where ended.request_id = begins.request_id
+        )
 )
 
 select
