@@ -232,6 +232,21 @@ CONTRACTS: Mapping[str, pa.DataFrameSchema] = {
         },
         strict=True,
     ),
+    "validated.log_segments": pa.DataFrameSchema(
+        {
+            "writer": _text(),
+            "started_at": _instant(),
+            "ended_at": _instant(),
+            "previous": _text(nullable=True),
+            "previous_sha256": _text(nullable=True),
+            "sealed_by": _text(nullable=True),
+            "body_sha256": _text(nullable=True),
+            "rows_missing": _number(pl.Int64, 0, 2**62),
+            "torn_bytes": _number(pl.Int64, 0, 2**62),
+            **_SOURCE,
+        },
+        strict=True,
+    ),
     "validated.request_begins": pa.DataFrameSchema(
         {
             "request_id": _text(),

@@ -6,7 +6,7 @@ same segment, because its end, or its writer's death, is told by another one, wh
 
 from spotinference_pipeline.answers import utc
 from spotinference_pipeline.batch import Batch
-from spotinference_pipeline.request_log import Begin, End, Segment, Usage
+from spotinference_pipeline.request_log import Begin, End, Head, Segment, Usage
 
 
 def add_segment(batch: Batch, segment: Segment, file: str) -> None:
@@ -30,7 +30,9 @@ def add_segment(batch: Batch, segment: Segment, file: str) -> None:
         batch.refuse(file, bad.line, "line", "validated.requests", bad.reason, bad.content)
     for line, reason in segment.damage:
         batch.flag(file, line, "segment", "validated.requests", reason)
-    batch.keep(file, len(segment.heads) + len(segment.beats) + segment.unknown)
+    for line, head in segment.heads[:1]:
+        batch.add("validated.log_segments", _segment_row(head, segment, file, line))
+    batch.keep(file, len(segment.heads[1:]) + len(segment.beats) + segment.unknown)
     batch.tallies[file].unknown += segment.unknown
 
 
@@ -53,6 +55,23 @@ def _add_witnesses(batch: Batch, segment: Segment, file: str) -> None:
         if seal.by == "recovery":
             for request_id in seal.open:
                 batch.add("validated.request_stops", (request_id, file, line))
+
+
+def _segment_row(head: Head, segment: Segment, file: str, line: int) -> tuple[object, ...]:
+    seal = segment.seals[-1][1] if segment.seals else None
+    return (
+        head.writer,
+        utc(head.started_at),
+        utc(segment.last_instant or head.started_at),
+        head.prev,
+        head.prev_sha256,
+        seal.by if seal else None,
+        seal.sha256 if seal else None,
+        segment.rows_missing,
+        seal.torn if seal else 0,
+        file,
+        line,
+    )
 
 
 def _begin_row(begin: Begin, file: str, line: int) -> tuple[object, ...]:

@@ -56,8 +56,10 @@ class Measure:
         for leg in {meter.straddling(instant) for instant in (self.start, self.end)} - {None}:
             assert leg is not None
             inside = meter.between(max(leg.start, self.start), min(leg.end, self.end))
-            resource.edge += inside
-            resource.outside += leg.amount - inside
+            credit = sum(amount for at, amount in credits if leg.start < at < leg.end)
+            is_inside = self.start < leg.end <= self.end
+            resource.edge += inside - (0 if is_inside else credit)
+            resource.outside += leg.amount - inside - (credit if is_inside else 0)
         if self.has_book:
             self._look_beyond(own, life, known, [one for one in credits if self.start <= one[0] < self.end])
         else:

@@ -120,7 +120,12 @@ def draft(
     paid_sql, served_sql = read_sql("metric.paid"), read_sql("metric.served")
     inputs = export_inputs(warehouse, utc_day, settings.publish_inputs)
     terms = revision.Terms(
-        settings.min_snapshot_coverage,
+        revision.Gates(
+            settings.min_snapshot_coverage,
+            settings.min_exact_usage,
+            settings.min_token_coverage,
+            settings.max_unattributed,
+        ),
         settings.hyperstack_url,
         sha256(inputs.write_csv().encode()),
         sha256(paid_sql.encode()),
@@ -206,10 +211,13 @@ def _read_facts(warehouse: Warehouse, utc_day: date) -> revision.Facts:
     parts = warehouse.query(
         "select cost_kind, usd_per_million_tokens from metric.cost_parts where utc_day = $utc_day", given
     )
-    figures = warehouse.query("select * from metric.figures where utc_day = $utc_day", given).row(0, named=True)
     percentiles = warehouse.query(
         "select * from metric.request_percentiles where utc_day = $utc_day and model is null", given
     ).row(0, named=True)
+    figures, coverage, bounds = (
+        warehouse.query(f"select * from metric.{name} where utc_day = $utc_day", given).row(0, named=True)  # noqa: S608
+        for name in ("figures", "coverage", "bounds")
+    )
     models = warehouse.query(
         """
         select model, served_tokens, usd_per_million_tokens, cost_usd
@@ -220,8 +228,17 @@ def _read_facts(warehouse: Warehouse, utc_day: date) -> revision.Facts:
         given,
     ).rows(named=True)
     invoiced = warehouse.query(read_sql("publication.invoice_residual"), given)["invoice_residual_usd"].item()
-    elsewhere = comparison.read(warehouse, utc_day)
-    return revision.Facts(cost, dict(parts.iter_rows()), figures, percentiles, models, invoiced, elsewhere)
+    return revision.Facts(
+        cost,
+        dict(parts.iter_rows()),
+        figures,
+        percentiles,
+        coverage,
+        bounds,
+        models,
+        invoiced,
+        comparison.read(warehouse, utc_day),
+    )
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

@@ -8,6 +8,7 @@ are ignored; lines of an unknown kind are counted. Does not own how records beco
 import hashlib
 import re
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -140,6 +141,21 @@ class Segment:
     bad: list[BadLine] = field(default_factory=list)
     damage: list[tuple[int, str]] = field(default_factory=list)
     """What is wrong with the segment as a whole: line and reason."""
+    last_n: int = -1
+    """The highest number that a line says it has."""
+
+    @property
+    def rows_missing(self) -> int:
+        """Count the lines that a number or the seal tells of and that are not there, or cannot be read."""
+        return max(0, self.last_n + 1 - (self.lines - len(self.bad)))
+
+    @property
+    def last_instant(self) -> datetime | None:
+        """Give the last instant that a line tells."""
+        told = [usage.at for _, usage in self.usages] + [health.at for _, health in self.healths]
+        told += [engine.at for _, engine in self.engines] + [beat.at for _, beat in self.beats]
+        told += [head.started_at for _, head in self.heads] + [begin.started_at for _, begin in self.begins]
+        return max([*told, *(end.finished_at for _, end in self.ends)], default=None)
 
 
 def read_segment(content: bytes) -> Segment:
@@ -168,6 +184,7 @@ def read_segment(content: bytes) -> Segment:
             else:
                 segment.bad.append(BadLine(number, f"record: {error}", line))
             continue
+        segment.last_n = max(segment.last_n, record.n)
         if record.n != number - 1 and not segment.damage:
             segment.damage.append((number, f"rows missing: expected n {number - 1}, found {record.n}"))
         lists[type(record)].append((number, record))

@@ -31,6 +31,9 @@ BOUND_UNIT = Decimal("0.000001")
 _RANKS = {"reconciled": 1, "final": 2}
 _CENT = Decimal("0.01")
 _SHOWN_COVERAGE = Decimal("0.0001")
+_UNEXPLAINED = 500
+"""One token in so many is told of, as in sql/check/log_agrees_with_the_engines.sql."""
+_WITNESSED = Decimal("0.99")
 _BOOKKEEPING = ("revision", "reason", "published_at", "previous")
 
 Document = dict[str, Any]
@@ -44,16 +47,28 @@ class Facts:
     parts: Mapping[str, Decimal | None]
     figures: Mapping[str, Any]
     percentiles: Mapping[str, Any]
+    coverage: Mapping[str, Any]
+    bounds: Mapping[str, Any]
     models: Sequence[Mapping[str, Any]]
     invoice_residual_usd: Decimal | None = None
     elsewhere: Elsewhere = field(default_factory=Elsewhere)
 
 
 @dataclass(frozen=True)
+class Gates:
+    """Ratios from 0 to 1 that a day must keep, or it is withheld; what is not known breaks none."""
+
+    min_snapshot_coverage: Decimal
+    min_exact_usage: Decimal
+    min_token_coverage: Decimal
+    max_unattributed: Decimal
+
+
+@dataclass(frozen=True)
 class Terms:
     """What holds for the publication as a whole."""
 
-    min_snapshot_coverage: Decimal
+    gates: Gates
     hyperstack_url: str
     inputs_sha256: str
     paid_sql_sha256: str
@@ -93,7 +108,7 @@ def build_document(utc_day: date, facts: Facts, terms: Terms, last_good_day: str
         "coverage": {
             "snapshot": _text(facts.figures["snapshot_coverage_ratio"]),
             "exact_usage": _text(facts.figures["exact_usage_ratio"]),
-            "token": None,
+            "token": _text(facts.coverage["token_coverage_ratio"]),
         },
         "reconciliation": {
             "days_reconciled": facts.figures["days_reconciled"],
@@ -146,19 +161,42 @@ def _text(figure: Decimal | None) -> str | None:
 
 
 def _status(facts: Facts, terms: Terms, last_good_day: str | None) -> tuple[str, str | None]:
-    last = f"the last good day is {last_good_day}" if last_good_day else "there is no good day yet"
-    coverage = facts.figures["snapshot_coverage_ratio"]
-    if not _is_reconciled(facts) and coverage < terms.min_snapshot_coverage:
-        least = terms.min_snapshot_coverage
-        seen = coverage.quantize(_SHOWN_COVERAGE, ROUND_FLOOR)
-        return "withheld", f"snapshots cover {seen} of the window's minutes, {least} are needed; {last}"
-    if facts.cost["paid_usd"] is None:
-        return "withheld", f"no billed resource is known in the window; {last}"
-    if not facts.cost["served_tokens"]:
-        return "withheld", f"no tokens were served in the window; {last}"
+    if broken := _broken_gate(facts, terms.gates):
+        last = f"the last good day is {last_good_day}" if last_good_day else "there is no good day yet"
+        return "withheld", f"{broken}; {last}"
     if not _is_reconciled(facts):
         return "provisional", None
     return "final" if facts.figures["days_final"] == TRAILING_DAYS else "reconciled", None
+
+
+def _broken_gate(facts: Facts, gates: Gates) -> str | None:
+    """Say which gate the day does not pass: what was found, what is needed."""
+    snapshots = facts.figures["snapshot_coverage_ratio"]
+    if not _is_reconciled(facts) and snapshots < gates.min_snapshot_coverage:
+        found = _shown(snapshots)
+        return f"snapshots cover {found} of the window's minutes, {gates.min_snapshot_coverage} are needed"
+    if facts.cost["paid_usd"] is None:
+        return "no billed resource is known in the window"
+    if not facts.cost["served_tokens"]:
+        return "no tokens were served in the window"
+    return _broken_share(facts, gates)
+
+
+def _broken_share(facts: Facts, gates: Gates) -> str | None:
+    exact, tokens = facts.figures["exact_usage_ratio"], facts.coverage["token_coverage_ratio"]
+    if exact is not None and exact < gates.min_exact_usage:
+        return f"{_shown(exact)} of the requests have vLLM's final usage, {gates.min_exact_usage} are needed"
+    if tokens is not None and tokens < gates.min_token_coverage:
+        return f"the log has {_shown(tokens)} of the tokens that vLLM counted, {gates.min_token_coverage} are needed"
+    unattributed, paid = abs(facts.figures["unattributed_usd"] or 0), facts.cost["paid_usd"]
+    if unattributed > gates.max_unattributed * abs(paid):
+        most = gates.max_unattributed
+        return f"${unattributed:.2f} of what was billed are on no resource, at most {most} of ${paid:.2f} may be"
+    return None
+
+
+def _shown(ratio: Decimal) -> Decimal:
+    return ratio.quantize(_SHOWN_COVERAGE, ROUND_FLOOR)
 
 
 def _is_reconciled(facts: Facts) -> bool:
@@ -168,17 +206,18 @@ def _is_reconciled(facts: Facts) -> bool:
 
 
 def _bounds(facts: Facts) -> dict[str, str | None]:
-    """Low: only spend whose day was read, over all tokens; null while some requests' tokens are unknown. High: all
-    spend, straddling counter movements as a whole, over exact tokens only."""
-    million = Decimal(10**6)
-    inside = facts.cost["paid_usd"] - facts.figures["edge_usd"]
-    exact = facts.figures["exact_tokens"]
-    low = million * inside / facts.cost["served_tokens"] if not facts.figures["unmeasured_requests"] else None
-    high = million * (facts.cost["paid_usd"] + facts.figures["outside_usd"]) / exact if exact else None
+    """Low: only spend that is surely inside, over the most tokens that can be defended. High: all spend that may be
+    inside, over exact tokens only. Where credits outweigh the spend, the tokens change places."""
+    inside, most = facts.bounds["inside_usd"], facts.bounds["most_usd"]
+    exact, largest = facts.bounds["exact_tokens"], facts.bounds["largest_tokens"]
     return {
-        "low": None if low is None else f"{low.quantize(BOUND_UNIT, ROUND_FLOOR):f}",
-        "high": None if high is None else f"{high.quantize(BOUND_UNIT, ROUND_CEILING):f}",
+        "low": _bound(inside, exact if inside < 0 else largest, ROUND_FLOOR),
+        "high": None if most is None else _bound(most, largest if most < 0 else exact, ROUND_CEILING),
     }
+
+
+def _bound(usd: Decimal, tokens: int | None, rounding: str) -> str | None:
+    return f"{(10**6 * usd / tokens).quantize(BOUND_UNIT, rounding):f}" if tokens else None
 
 
 def _model(row: Mapping[str, Any], *, withheld: bool) -> dict[str, Any]:
@@ -236,9 +275,24 @@ def _caveats(utc_day: date, facts: Facts, terms: Terms) -> list[str]:
             f"{unmeasured:,} of {facts.cost['requests']:,} requests ended without vLLM's final usage: tokens it did not "
             "report are not counted, so the true figure is at most this high on their account."
         )
+    caveats += _token_caveats(facts.coverage)
     host = urlsplit(terms.hyperstack_url).hostname
     if host in ("127.0.0.1", "localhost", "::1"):
         caveats.insert(0, "Simulated: the billing answers came from a program on this machine, not from Hyperstack.")
+    return caveats
+
+
+def _token_caveats(coverage: Mapping[str, Any]) -> list[str]:
+    if coverage["token_coverage_ratio"] is None:
+        return ["The log of requests was not held against vLLM's own counters: none are known."]
+    caveats = []
+    if _UNEXPLAINED * coverage["unexplained_tokens"] > coverage["engine_tokens"]:
+        caveats.append(
+            f"vLLM's own counters and the log of requests differ by {coverage['unexplained_tokens']:,} of "
+            f"{coverage['engine_tokens']:,} tokens that no known cause explains: rows that were lost, or traffic past the proxy."
+        )
+    if (witnessed := coverage["witnessed_ratio"]) is not None and witnessed < _WITNESSED:
+        caveats.append(f"vLLM's own counters are known for {_shown(witnessed)} of the tokens only.")
     return caveats
 
 

@@ -32,9 +32,10 @@ class Settings(BaseModel):
     """Everything that an operator can choose.
 
     Paths are absolute. `now` is the clock for tests, demos and replays; None means the real one. `models` maps a model's
-    name to the ids of the VMs that serve it. Gates: `min_snapshot_coverage` is a ratio between 0 and 1 of the minutes of
-    the window; below it the day is withheld. `reconcile_requests_per_minute` is how often readers of the books may ask
-    Hyperstack, which allows 500 to everybody behind one address.
+    name to the ids of the VMs that serve it. Gates are ratios between 0 and 1; a day beyond one is withheld:
+    `min_snapshot_coverage` of the window's minutes, `min_exact_usage` of the requests that reached an engine,
+    `min_token_coverage` of vLLM's own tokens, `max_unattributed` of what was paid. `reconcile_requests_per_minute` is how
+    often readers of the books may ask Hyperstack, which allows 500 to everybody behind one address.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -51,6 +52,9 @@ class Settings(BaseModel):
     dagster_postgres_url: SecretStr | None = None
     first_day: date | None = None
     min_snapshot_coverage: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.95")
+    min_exact_usage: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.95")
+    min_token_coverage: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.95")
+    max_unattributed: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.05")
     reconcile_requests_per_minute: Annotated[int, Field(ge=1, le=450)] = 120
 
     @property

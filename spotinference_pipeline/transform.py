@@ -17,6 +17,9 @@ ROLLUPS = (
     "rollup.vm_token_days",
     "rollup.request_size_days",
     "rollup.credit_days",
+    "rollup.engine_days",
+    "rollup.log_days",
+    "rollup.token_residuals",
 )
 METRICS = (
     "metric.inputs",
@@ -33,6 +36,8 @@ METRICS = (
     "metric.load_costs",
     "metric.break_even",
     "metric.what_if",
+    "metric.coverage",
+    "metric.bounds",
 )
 
 

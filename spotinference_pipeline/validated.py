@@ -62,6 +62,7 @@ _KEYS = {
     "validated.request_usages": ("request_id", "observed_at"),
     "validated.request_stops": ("request_id",),
     "validated.engine_counters": ("vm_id", "upstream", "observed_at"),
+    "validated.log_segments": ("writer", "started_at", "body_sha256", "rows_missing"),
     "validated.invoice_lines": ("invoice_number", "revision", "line"),
     "validated.list_prices": ("utc_day", "basket", "provider", "model", "from_prompt_tokens"),
 }

@@ -216,6 +216,27 @@ create table if not exists validated.request_stops (
     source_line bigint not null
 );
 
+-- One row per sealed log segment that has a head: its place in the chain of its writer, and whether it is whole.
+create table if not exists validated.log_segments (
+    writer varchar not null,
+    started_at timestamptz not null,
+    ended_at timestamptz not null,
+    previous varchar,
+    previous_sha256 varchar,
+    sealed_by varchar,
+    body_sha256 varchar,
+    rows_missing bigint not null,
+    torn_bytes bigint not null,
+    source_file varchar not null,
+    source_line bigint not null
+);
+comment on column validated.log_segments.ended_at is 'last instant that a line tells';
+comment on column validated.log_segments.previous is
+'name, without suffix, of the segment that its writer sealed before; null for the first';
+comment on column validated.log_segments.rows_missing is
+'lines that the seal or the numbers of the lines tell of and that are not there or cannot be read';
+comment on column validated.log_segments.body_sha256 is 'of all bytes before the seal, as the seal says';
+
 -- One row per scrape of an engine's own token counters.
 create table if not exists validated.engine_counters (
     observed_at timestamptz not null,
@@ -322,7 +343,7 @@ comment on column rollup.resource_days.source is
 comment on column rollup.resource_days.unseen_seconds is
 'of the day, in gaps of 15 minutes or more between two readings; 0 without a book';
 comment on column rollup.resource_days.edge_usd is
-'part of cost_usd whose side of midnight is inferred from the rate, not read';
+'part of cost_usd whose side of midnight is inferred from the rate, not read, and credits seen after it';
 
 -- One row per UTC day, resource and cost_kind. Sums to rollup.resource_days.cost_usd exactly.
 create table if not exists rollup.cost_days (
@@ -470,6 +491,95 @@ create table if not exists rollup.vm_token_days (
     prompt_tokens bigint,
     completion_tokens bigint
 );
+-- One row per UTC day, machine and life of its engine: vLLM's own token counters beside the request log.
+create table if not exists rollup.engine_days (
+    utc_day date not null,
+    vm_id bigint,
+    process_started_at timestamptz,
+    processes bigint not null,
+    upstream varchar,
+    watched_from timestamptz not null,
+    opened_at timestamptz not null,
+    closed_at timestamptz not null,
+    scrapes bigint not null,
+    engine_prompt_tokens bigint not null,
+    engine_generation_tokens bigint not null,
+    overhang_at timestamptz,
+    overhang_tokens bigint not null,
+    requests bigint not null,
+    prompt_tokens bigint not null,
+    completion_tokens bigint not null,
+    choices_tokens bigint not null,
+    aborted_prefill_tokens bigint not null,
+    sure_prompt_tokens bigint not null,
+    sure_completion_tokens bigint not null,
+    possible_prompt_tokens bigint not null,
+    possible_completion_tokens bigint not null,
+    partial_requests bigint not null,
+    unmeasured_requests bigint not null,
+    largest_prompt_tokens bigint not null,
+    largest_completion_tokens bigint not null
+);
+comment on column rollup.engine_days.processes is 'that ran at the same time on the machine and are one row';
+comment on column rollup.engine_days.watched_from is
+'since when its counters are known: the start of its process, or the first scrape of one older than the log';
+comment on column rollup.engine_days.opened_at is
+'last scrape at or before the day''s first instant, else watched_from';
+comment on column rollup.engine_days.closed_at is 'last scrape at or before the next day''s first instant';
+comment on column rollup.engine_days.engine_prompt_tokens is
+'what vllm:prompt_tokens_total moved by between opened_at and closed_at';
+comment on column rollup.engine_days.overhang_at is 'first scrape of the same life after the day; null where there is none';
+comment on column rollup.engine_days.overhang_tokens is 'what both counters moved by between closed_at and overhang_at';
+comment on column rollup.engine_days.requests is 'that ended between opened_at and closed_at, canaries too';
+comment on column rollup.engine_days.prompt_tokens is 'of these requests as logged: once for all choices';
+comment on column rollup.engine_days.choices_tokens is
+'prompts that the engine counts again for each further choice, of requests that lie wholly between the two scrapes';
+comment on column rollup.engine_days.aborted_prefill_tokens is
+'prompts of requests that ended before their first token: logged, and not counted by the engine';
+comment on column rollup.engine_days.sure_prompt_tokens is
+'least that requests wholly between the two scrapes moved the counter by';
+comment on column rollup.engine_days.possible_prompt_tokens is
+'most that they, and requests in flight at one of the scrapes, can have moved it by besides';
+comment on column rollup.engine_days.unmeasured_requests is 'that reached the engine and have no usage at all';
+comment on column rollup.engine_days.largest_prompt_tokens is 'of one request with final usage, times its choices';
+
+-- One row per UTC day: what the request log tells of its own losses, and what vLLM's counters cannot bound.
+create table if not exists rollup.log_days (
+    utc_day date not null,
+    segments bigint not null,
+    lost_segments bigint not null,
+    changed_segments bigint not null,
+    rows_missing bigint not null,
+    unended_requests bigint not null,
+    dark_vms bigint not null,
+    witnessed_tokens bigint not null,
+    unwitnessed_tokens bigint not null,
+    unbounded_requests bigint not null
+);
+comment on column rollup.log_days.segments is 'that began on the day';
+comment on column rollup.log_days.lost_segments is
+'gaps in the chains of segments that touch the day: what is there names one before it that nobody has read';
+comment on column rollup.log_days.changed_segments is 'that are not what they were when they were sealed';
+comment on column rollup.log_days.unended_requests is 'begun on the day, and neither ended nor given up in any segment';
+comment on column rollup.log_days.dark_vms is
+'machines that were on in a hole of the log which their counters do not bridge: what they made then is unknown';
+comment on column rollup.log_days.witnessed_tokens is
+'of requests that ended on the day while vLLM''s own counters were known; unwitnessed are the others';
+comment on column rollup.log_days.unbounded_requests is
+'without final usage and not witnessed: nothing bounds their tokens';
+
+-- One row per UTC day, machine, life of its engine and cause: why vLLM's counters and the log differ.
+create table if not exists rollup.token_residuals (
+    utc_day date not null,
+    vm_id bigint,
+    process_started_at timestamptz,
+    opened_at timestamptz not null,
+    cause varchar not null,
+    tokens bigint not null
+);
+comment on column rollup.token_residuals.cause is
+'choices, aborted_prefill, in_flight, no_usage, lost_rows, past_the_proxy or not_in_the_engine';
+comment on column rollup.token_residuals.tokens is 'engine minus logged; the causes of a life add up to it';
 
 -- One row per UTC day and either cost line or token line: all that the two published queries read.
 create table if not exists metric.inputs (
@@ -584,9 +694,6 @@ create table if not exists metric.figures (
     utc_day date not null,
     snapshot_coverage_ratio decimal(18, 6),
     exact_usage_ratio decimal(18, 6),
-    edge_usd decimal(38, 15),
-    outside_usd decimal(38, 15),
-    exact_tokens bigint,
     unmeasured_requests bigint,
     duty_cycle_ratio decimal(18, 6),
     powered_ratio decimal(18, 6),
@@ -700,3 +807,41 @@ create table if not exists metric.what_if (
     usd_per_million_tokens decimal(38, 6)
 );
 comment on column metric.what_if.is_measured is 'the duty cycle that the window had';
+-- One row per day D: the request log against vLLM's own counters over the seven days that end with D.
+create table if not exists metric.coverage (
+    utc_day date not null,
+    engine_tokens bigint not null,
+    unexplained_tokens bigint not null,
+    token_coverage_ratio decimal(18, 6),
+    witnessed_ratio decimal(18, 6),
+    day_engine_tokens bigint not null,
+    day_unexplained_tokens bigint not null,
+    day_unexplained_ratio decimal(18, 6),
+    lost_segments bigint not null,
+    rows_missing bigint not null
+);
+comment on column metric.coverage.unexplained_tokens is
+'of lost_rows, past_the_proxy and not_in_the_engine, all taken as positive';
+comment on column metric.coverage.token_coverage_ratio is
+'engine tokens that the log has or a named cause explains / engine tokens; null without counters';
+comment on column metric.coverage.witnessed_ratio is
+'logged tokens of time in which vLLM''s own counters are known / logged tokens';
+comment on column metric.coverage.day_unexplained_ratio is 'of the day D alone: unexplained / engine tokens';
+
+-- One row per day D: what the true figure cannot be below or above of.
+create table if not exists metric.bounds (
+    utc_day date not null,
+    inside_usd decimal(38, 15),
+    most_usd decimal(38, 15),
+    exact_tokens bigint not null,
+    unlogged_tokens bigint not null,
+    largest_tokens bigint
+);
+comment on column metric.bounds.inside_usd is 'paid without what may lie beyond the ends of the window';
+comment on column metric.bounds.most_usd is
+'paid with all that may lie inside them; null while some counter was not read after the window';
+comment on column metric.bounds.exact_tokens is 'of requests with vLLM''s final usage';
+comment on column metric.bounds.unlogged_tokens is
+'most tokens that vLLM''s counters hold and that no row of the log accounts for';
+comment on column metric.bounds.largest_tokens is
+'served + unlogged; null where requests or machines are in the dark and nothing bounds them';

@@ -13,7 +13,7 @@ from spotinference_sim import variants
 from spotinference_sim.figures import costs_by_machine, costs_by_model, figures, usd_per_million
 from spotinference_sim.fleet import A100_ID, H100_ID, L40_ID, LLAMA, NEW_ID, OLD_ID, QWEN_8B, QWEN_30B
 from spotinference_sim.instants import HOUR_S
-from spotinference_sim.lay_down import lay_down_raw
+from spotinference_sim.lay_down import lay_down_raw, now_and_then
 from spotinference_sim.rates import decimal_text
 from spotinference_sim.request_log import lay_down_log
 from spotinference_sim.scenario import Scenario
@@ -39,7 +39,7 @@ def last_day(scenario: Scenario) -> date:
 def built(scenario: Scenario, folder: Path) -> Iterator[Warehouse]:
     """Lay a week down, read it, and build its window."""
     until_s = scenario.end_s + 900
-    lay_down_raw(scenario, folder, until_s, every_s=HOUR_S)
+    lay_down_raw(scenario, folder, until_s, watches=now_and_then(scenario, HOUR_S))
     lay_down_log(scenario, folder / "request_log", until_s, every_s=PROBED_EVERY_S)
     with open_scratch() as warehouse:
         done = validated.ingest(warehouse, folder / "raw" / "hyperstack", Storage(str(folder / "request_log")))

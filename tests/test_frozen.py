@@ -20,17 +20,22 @@ from spotinference_pipeline.warehouse import Warehouse, read_sql
 GOLDEN = Path(__file__).parent / "golden" / "publication"
 METHOD_VERSION = 1
 METHOD_SQL = {
+    "metric.bounds": "a294fa3231721e017c8dd5542175b3afac76a9328abedebab7fb92e8a3795426",
     "metric.cost_parts": "0b6797985e2296cbcc73dd595df08c5bb9bd4d300337335af764a6a70f0a3c1c",
     "metric.cost_per_mtok": "9d1359a3e3447628a2a90b2bdaf048f792c049b5c12a152e443caa5534b17492",
-    "metric.figures": "37ba06c13f368c203835e35d972231f4ffb3a9223c426e6793596822cccd2e0d",
+    "metric.coverage": "79c392bf47118b6aa42a2581f70d0dfd4a525d9ba6de21f778d996300eed13da",
+    "metric.figures": "a39cbf693302504cd9c1d55c589e4a78c67d7ec4653b639cc820ff994ac6db79",
     "metric.inputs": "936eefe7ec528db1449050af3398ff4faacc46512adcc4c261e813bf548a540f",
     "metric.model_costs": "2342f108c4a698107926e40ed11150dee8d33e9d62438d4f06e5b7f3fc1cd998",
     "metric.paid": "b35e322a05f45413e1a557b82c68558fba3c7db7398515d69622dce8e9fb045c",
     "metric.request_percentiles": "ab02656c2f1b0803a53a2db3a2007b86db6fb41996e67f31922b516abad4dffa",
     "metric.served": "bab7da2f34c2360125a70626cb9fdc86fb31dc11ca2a953989678b7bd8bc3f91",
     "metric.vm_costs": "576c6ee83af17070c44341ee4946ab333c9f339cbaef5e5f3dbfd822f852e543",
+    "rollup.engine_days": "5ea41561c81a49c371555ac04e704f1fde4d5652068bb5672cd689db19f2758b",
+    "rollup.log_days": "bd73588b1c703032d12ad2448ae0e8d932ec95766a24e016bab910c42b6176d8",
     "rollup.snapshot_days": "a0133ee50a3f322e784200c978ad0e68b74a6e65c2da2f750364cb139ffc2581",
     "rollup.token_days": "92eaf389ddc3c8d05d02c52610d4317325ddf348c4e005553ae799018fb58e11",
+    "rollup.token_residuals": "e51e3a025f8132c91462eccc87c6cc4121ce1dd5354d02c0d843a425f7827405",
     "rollup.vm_token_days": "6cb2163bff81d753adec6cdea78461bb443c78bf84b1cad9cfd65726c6aba108",
 }
 

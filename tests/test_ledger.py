@@ -151,6 +151,17 @@ def test_without_states_a_resource_has_the_kind_of_its_type(books: Any, resource
     assert books.build() == {(resource_type, 5): usd(**{kind: "0.5"})}
 
 
+def test_a_credit_seen_after_midnight_may_belong_before_it_and_is_unsure_on_both_days(books: Any) -> None:
+    """23:30 to 00:30 would have earned $3.60 and fell by $4: a credit of $7.60, booked where it was seen."""
+    for at, total in ((f"{EVE}T23:00", "8.20"), (f"{EVE}T23:30", "10.00"), ("00:30", "6.00"), ("01:00", "7.80")):
+        books.reading(at, total)
+    eve = DAY - timedelta(days=1)
+    assert books.build(eve) == {VM: usd(idle="3.6")}
+    assert books.build() == {VM: usd(idle="3.6", credit="-7.6")}
+    unsure = [(row["edge_usd"], row["outside_usd"]) for row in (books.resource(utc_day=eve), books.resource())]
+    assert unsure == [(Decimal("9.4"), Decimal("1.8")), (Decimal("1.8"), Decimal("9.4"))]
+
+
 def test_a_pair_over_midnight_is_split_by_the_rate_and_reported_as_edge(books: Any) -> None:
     """23:30 to 00:30 moved by $3.60: half on either side, and the same at the other end."""
     for at, total in ((f"{EVE}T23:30", "1.00"), ("00:30", "4.60"), ("23:30", "87.40"), (f"{MORROW}T00:30", "91.00")):

@@ -20,8 +20,8 @@ def ids(batch: Batch, table: str) -> list[str]:
 
 def test_a_request_that_ended_is_one_row_and_its_other_lines_are_kept_count(lines: Any) -> None:
     batch = rows_of(lines.segment(lines.begin(1), lines.usage(1, "10:00:05"), lines.end(1), lines.seal()))
-    assert list(batch.rows) == ["validated.requests"]
-    assert batch.tallies["file"] == Tally(read=5, accepted=4), "the row itself is accepted when it is stored"
+    assert list(batch.rows) == ["validated.requests", "validated.log_segments"]
+    assert batch.tallies["file"] == Tally(read=5, accepted=3), "a row itself is accepted when it is stored"
 
 
 def test_an_end_says_everything_that_the_table_holds(lines: Any, words: Any) -> None:
@@ -75,7 +75,7 @@ def test_probes_of_a_machine_are_states_and_others_are_only_counted(lines: Any, 
     batch = rows_of(lines.segment(lines.health("10:00", ready=False), lines.health("10:01", vm_id=None)))
     (row,) = batch.rows["validated.vm_states"]
     assert row[:6] == (words.at("10:00"), 700123, "health", None, None, False)
-    assert batch.tallies["file"].accepted == 3
+    assert batch.tallies["file"].accepted == 2
 
 
 def test_the_engine_s_counters_are_rows_with_and_without_the_start_of_its_process(lines: Any, words: Any) -> None:
@@ -87,5 +87,44 @@ def test_the_engine_s_counters_are_rows_with_and_without_the_start_of_its_proces
 
 def test_unknown_kinds_are_kept_count_and_bad_lines_are_refused(lines: Any) -> None:
     batch = rows_of(lines.segment({"k": "weather"}, lines.beat()) + b"torn")
-    assert batch.tallies["file"] == Tally(read=5, accepted=4, quarantined=1, unknown=1)
+    assert batch.tallies["file"] == Tally(read=5, accepted=3, quarantined=1, unknown=1)
     assert batch.quarantine[0][1:4] == (5, "line", "validated.requests")
+
+
+def segment_row(content: bytes) -> dict[str, Any]:
+    (row,) = rows_of(content).rows["validated.log_segments"]
+    return dict(zip(contracts.polars_schema("validated.log_segments"), row, strict=True))
+
+
+def test_a_segment_is_a_row_with_its_place_in_the_chain(lines: Any, words: Any) -> None:
+    content = lines.segment(
+        lines.beat("10:00:30"), lines.end(1, until="10:02"), lines.seal(by="recovery") | {"torn": 7}
+    )
+    found = segment_row(content)
+    assert found.pop("body_sha256")
+    assert found == {
+        "writer": "test",
+        "started_at": words.at("10:00"),
+        "ended_at": words.at("10:02"),
+        "previous": None,
+        "previous_sha256": None,
+        "sealed_by": "recovery",
+        "rows_missing": 0,
+        "torn_bytes": 7,
+        "source_file": "file",
+        "source_line": 1,
+    }
+
+
+def test_a_segment_counts_the_lines_that_are_missing_in_it(lines: Any) -> None:
+    whole = lines.segment(*(lines.beat(f"10:0{minute}") for minute in range(6))).splitlines(keepends=True)
+    assert segment_row(b"".join(whole))["rows_missing"] == 0
+    assert segment_row(b"".join(whole[:2] + whole[4:]))["rows_missing"] == 2
+    assert segment_row(b"".join(whole[:-2] + whole[-1:]))["rows_missing"] == 1, "the seal tells of the last line"
+    assert segment_row(b"".join(whole[:3]) + b"torn\n" + b"".join(whole[4:]))["rows_missing"] == 1
+    assert segment_row(b"".join(whole[:3]))["rows_missing"] == 0, "nothing tells of what came after"
+
+
+def test_a_segment_without_a_head_has_no_place_in_a_chain(lines: Any) -> None:
+    headless = b"".join(lines.segment(lines.end(1)).splitlines(keepends=True)[1:])
+    assert list(rows_of(headless).rows) == ["validated.requests"]

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spotinference_pipeline import revision, shipped
-from spotinference_pipeline.revision import Facts, Terms
+from spotinference_pipeline.revision import Facts, Gates, Terms
 
 DAY = date(2026, 11, 22)
 AT = datetime(2026, 11, 23, 2, 10, 30, 999_999, tzinfo=UTC)
 SCHEMA = json.loads((shipped.path("site") / "schema" / "revision.json").read_text())
-TERMS = Terms(Decimal("0.95"), "https://infrahub-api.nexgencloud.com/v1", "a" * 64, "b" * 64, "c" * 64, "0.1.0")
+GATES = Gates(Decimal("0.95"), Decimal("0.95"), Decimal("0.95"), Decimal("0.05"))
+TERMS = Terms(GATES, "https://infrahub-api.nexgencloud.com/v1", "a" * 64, "b" * 64, "c" * 64, "0.1.0")
 COST = {
     "usd_per_million_tokens": Decimal("1.934512345678"),
     "paid_usd": Decimal("412.345678901000000"),
@@ -35,9 +36,6 @@ FIGURES = {
     "days_final": 0,
     "residual_usd": None,
     "unattributed_usd": None,
-    "edge_usd": Decimal("0.500000000000000"),
-    "outside_usd": Decimal("0"),
-    "exact_tokens": 213_151_234,
     "unmeasured_requests": 0,
     "duty_cycle_ratio": Decimal("0.410000"),
     "powered_ratio": Decimal("0.700000"),
@@ -79,8 +77,20 @@ MODELS = [
     },
     {"model": "zeta", "served_tokens": 1, "usd_per_million_tokens": None, "cost_usd": None},
 ]
+COVERAGE = {
+    "engine_tokens": 214_000_000,
+    "unexplained_tokens": 0,
+    "token_coverage_ratio": Decimal("0.998700"),
+    "witnessed_ratio": Decimal("1.000000"),
+}
+BOUNDS = {
+    "inside_usd": Decimal("411.845678901000000"),
+    "most_usd": Decimal("412.345678901000000"),
+    "exact_tokens": 213_151_234,
+    "largest_tokens": 213_151_234,
+}
 PARTS = dict.fromkeys(revision.KINDS, Decimal("0")) | {"busy": Decimal("1.934512345678")}
-FACTS = Facts(COST, PARTS, FIGURES, PERCENTILES, MODELS)
+FACTS = Facts(COST, PARTS, FIGURES, PERCENTILES, COVERAGE, BOUNDS, MODELS)
 
 
 def build(
@@ -88,8 +98,16 @@ def build(
     figures: dict[str, Any] | None = None,
     terms: Terms = TERMS,
     last_good_day: str | None = None,
+    coverage: dict[str, Any] | None = None,
+    bounds: dict[str, Any] | None = None,
 ) -> revision.Document:
-    facts = replace(FACTS, cost=COST | (cost or {}), figures=FIGURES | (figures or {}))
+    facts = replace(
+        FACTS,
+        cost=COST | (cost or {}),
+        figures=FIGURES | (figures or {}),
+        coverage=COVERAGE | (coverage or {}),
+        bounds=BOUNDS | (bounds or {}),
+    )
     return revision.build_document(DAY, facts, terms, last_good_day)
 
 
@@ -153,6 +171,17 @@ def test_numbers_are_never_written_with_an_exponent() -> None:
 @pytest.mark.parametrize(
     ("cost", "figures", "reason"),
     [
+        (
+            {},
+            {"exact_usage_ratio": Decimal("0.949999")},
+            "0.9499 of the requests have vLLM's final usage, 0.95 are needed",
+        ),
+        (
+            {},
+            {"unattributed_usd": Decimal("20.62")},
+            "$20.62 of what was billed are on no resource, at most 0.05 of $412.35",
+        ),
+        ({}, {"unattributed_usd": Decimal("-20.62")}, "$20.62 of what was billed are on no resource"),
         ({"served_tokens": 0, "usd_per_million_tokens": None}, {}, "no tokens were served in the window"),
         ({"paid_usd": None, "usd_per_million_tokens": None}, {}, "no billed resource is known in the window"),
         ({}, {"snapshot_coverage_ratio": Decimal("0.949999")}, "snapshots cover 0.9499 of the window's minutes, 0.95"),
@@ -218,27 +247,68 @@ def test_a_revision_that_becomes_reconciled_or_final_says_so() -> None:
     assert reasons == ["reconciled", "reconciled", "correction"]
 
 
+def test_a_log_that_lacks_too_many_of_the_engines_tokens_withholds_the_day() -> None:
+    document = first(coverage={"token_coverage_ratio": Decimal("0.949999")})
+    jsonschema_rs.validate(SCHEMA, document)
+    assert (document["status"], document["coverage"]["token"]) == ("withheld", "0.949999")
+    needed = "the log has 0.9499 of the tokens that vLLM counted, 0.95 are needed; there is no good day yet"
+    assert document["status_reason"] == needed
+
+
+def test_what_is_not_known_withholds_nothing() -> None:
+    unknown = {"exact_usage_ratio": None, "unattributed_usd": None}
+    document = build(figures=unknown, coverage={"token_coverage_ratio": None, "witnessed_ratio": None})
+    assert (document["status"], document["coverage"]["token"]) == ("provisional", None)
+    assert document["caveats"][-1] == "The log of requests was not held against vLLM's own counters: none are known."
+
+
+def test_coverages_at_their_gates_are_enough() -> None:
+    at_gate = {"exact_usage_ratio": Decimal("0.95"), "unattributed_usd": Decimal("20.617283945050000")}
+    assert build(figures=at_gate, coverage={"token_coverage_ratio": Decimal("0.95")})["status"] == "provisional"
+
+
+@pytest.mark.parametrize(
+    ("coverage", "said"),
+    [
+        ({"unexplained_tokens": 428_000}, None),
+        ({"unexplained_tokens": 428_001}, "differ by 428,001 of 214,000,000 tokens that no known cause explains"),
+        ({"witnessed_ratio": Decimal("0.989999")}, "vLLM's own counters are known for 0.9899 of the tokens only."),
+    ],
+)
+def test_caveats_say_what_the_engines_counters_do_not_confirm(coverage: dict[str, Any], said: str | None) -> None:
+    caveats = [caveat for caveat in build(coverage=coverage)["caveats"] if "vLLM's own counters" in caveat]
+    assert [said in caveat for caveat in caveats if said] == ([True] if said else [])
+    assert bool(caveats) == bool(said)
+
+
+def bounds_of(inside: str, most: str | None, exact: int, largest: int | None) -> dict[str, str | None]:
+    names = ("inside_usd", "most_usd", "exact_tokens", "largest_tokens")
+    sums = (Decimal(inside), None if most is None else Decimal(most), exact, largest)
+    shown: dict[str, str | None] = build(bounds=dict(zip(names, sums, strict=True)))["bounds"]
+    return shown
+
+
 def test_bounds_are_the_sure_spend_over_all_tokens_and_all_possible_spend_over_exact_tokens() -> None:
-    cost = {"paid_usd": Decimal("10"), "served_tokens": 3_000_000}
-    facts = {"edge_usd": Decimal("1"), "outside_usd": Decimal("2"), "exact_tokens": 2_999_999}
-    assert build(cost, facts)["bounds"] == {"low": "3.000000", "high": "4.000002"}
+    assert bounds_of("9", "12", 2_999_999, 3_000_000) == {"low": "3.000000", "high": "4.000002"}
 
 
 def test_bounds_are_rounded_outwards() -> None:
-    cost = {"paid_usd": Decimal("2"), "served_tokens": 3_000_000}
-    bounds = build(cost, {"edge_usd": Decimal("0"), "exact_tokens": 3_000_000})["bounds"]
-    assert bounds == {"low": "0.666666", "high": "0.666667"}
+    assert bounds_of("2", "2", 3_000_000, 3_000_000) == {"low": "0.666666", "high": "0.666667"}
 
 
-def test_there_is_no_lower_bound_while_tokens_of_some_requests_are_unknown() -> None:
-    document = build(figures={"unmeasured_requests": 1_234})
-    assert document["bounds"]["low"] is None
-    assert document["bounds"]["high"] is not None
-    assert document["caveats"][-1].startswith("1,234 of 345,678 requests ended without vLLM's final usage")
+def test_credits_that_outweigh_the_spend_turn_the_tokens_round() -> None:
+    assert bounds_of("-2", "-1", 1_000_000, 2_000_000) == {"low": "-2.000000", "high": "-0.500000"}
 
 
-def test_there_is_no_upper_bound_without_exact_tokens() -> None:
-    assert build(figures={"exact_tokens": 0})["bounds"]["high"] is None
+def test_a_bound_of_which_a_part_is_unknown_is_null() -> None:
+    assert bounds_of("9", "12", 2_999_999, None) == {"low": None, "high": "4.000002"}
+    assert bounds_of("9", None, 2_999_999, 3_000_000) == {"low": "3.000000", "high": None}
+    assert bounds_of("9", "12", 0, 3_000_000) == {"low": "3.000000", "high": None}
+
+
+def test_requests_without_final_usage_are_told_of() -> None:
+    caveats = build(figures={"unmeasured_requests": 1_234})["caveats"]
+    assert any(c.startswith("1,234 of 345,678 requests ended without vLLM's final usage") for c in caveats)
 
 
 @pytest.mark.parametrize("host", ["http://127.0.0.1:8090/v1", "http://localhost:1/v1", "http://[::1]:8090/v1"])
@@ -284,7 +354,7 @@ def test_another_version_of_the_code_alone_is_no_revision() -> None:
         ({"cost": {"paid_usd": Decimal("500")}}, "late_billing"),
         ({"figures": {"snapshot_coverage_ratio": Decimal("0.999900")}}, "late_billing"),
         ({"figures": {"cold_starts": 10}}, "correction"),
-        ({"terms": replace(TERMS, min_snapshot_coverage=Decimal("0.9999"))}, "correction"),
+        ({"terms": replace(TERMS, gates=replace(GATES, min_snapshot_coverage=Decimal("0.9999")))}, "correction"),
         ({"terms": replace(TERMS, inputs_sha256="d" * 64)}, "correction"),
         ({"terms": replace(TERMS, paid_sql_sha256="d" * 64)}, "method_change"),
         ({"terms": replace(TERMS, served_sql_sha256="d" * 64), "cost": {"requests": 1}}, "method_change"),
@@ -309,12 +379,18 @@ def test_a_document_is_written_as_it_is_with_a_newline_and_without_binary_number
 @given(
     st.decimals("-1000000", "1000000", places=15, allow_nan=False, allow_infinity=False),
     st.integers(1, 10**12),
-    st.decimals("0", "1000", places=15, allow_nan=False, allow_infinity=False),
+    st.tuples(*[st.decimals("0", "1000", places=15, allow_nan=False, allow_infinity=False)] * 2),
+    st.tuples(*[st.integers(0, 10**9)] * 2),
 )
-def test_the_number_lies_within_its_bounds(paid: Decimal, served: int, edge: Decimal) -> None:
-    cost = {"paid_usd": paid, "served_tokens": served}
-    bounds = build(cost, {"edge_usd": edge, "exact_tokens": served})["bounds"]
-    assert Decimal(bounds["low"]) * served <= paid * 10**6 <= Decimal(bounds["high"]) * served
+def test_every_figure_within_what_is_unsure_lies_within_its_bounds(
+    paid: Decimal, served: int, unsure: tuple[Decimal, Decimal], tokens: tuple[int, int]
+) -> None:
+    exact, largest = max(served - tokens[0], 1), served + tokens[1]
+    bounds = bounds_of(f"{paid - unsure[0]:f}", f"{paid + unsure[1]:f}", exact, largest)
+    for usd in (paid - unsure[0], paid, paid + unsure[1]):
+        for count in (exact, served, largest):
+            low, high = Decimal(bounds["low"] or "nan"), Decimal(bounds["high"] or "nan")
+            assert low * count <= usd * 10**6 <= high * count
 
 
 def test_building_twice_gives_the_same_bytes() -> None:

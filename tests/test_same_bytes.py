@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from spotinference_sim import variants
 from spotinference_sim.instants import DAY_S, HOUR_S
-from spotinference_sim.lay_down import lay_down_raw
+from spotinference_sim.lay_down import lay_down_raw, now_and_then
 from spotinference_sim.request_log import lay_down_log
 
 ORDERS = 100 if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else 3
@@ -65,7 +65,7 @@ for file in sorted(Path(settings.published).rglob("*")):
 def test_the_same_files_give_the_same_bytes_in_any_order_zone_and_number_of_threads(tmp_path: Path) -> None:
     scenario = variants.week("plain")
     until_s = scenario.start_s + DAYS * DAY_S + 900
-    lay_down_raw(scenario, tmp_path / "laid", until_s, every_s=HOUR_S)
+    lay_down_raw(scenario, tmp_path / "laid", until_s, watches=now_and_then(scenario, HOUR_S))
     lay_down_log(scenario, tmp_path / "laid" / "request_log", until_s, every_s=PROBED_EVERY_S)
     days = (scenario.start_day, scenario.start_day + timedelta(days=DAYS - 1))
     printed = [build(tmp_path, seed, *map(str, days)) for seed in range(ORDERS)]

@@ -109,7 +109,7 @@ def test_F012_a_copied_segment_under_another_name_adds_only_repeats(desk: Any, l
     before = [desk.table(table) for table in TABLES]
     desk.log.write(lines.name(1, writer="backup"), whole_segment(lines))
     done = desk.ingest()
-    assert (done.files, done.rows_repeated, done.rows_quarantined) == (1, 5, 0)
+    assert (done.files, done.rows_repeated, done.rows_quarantined) == (1, 6, 0)
     assert [desk.table(table) for table in TABLES] == before
     assert_adds_up(desk)
 
@@ -120,7 +120,7 @@ def test_F012_a_copy_in_the_same_batch_adds_only_repeats(desk: Any, words: Any, 
         desk.land(*whole_minute(words))
     done = desk.ingest()
     assert (desk.count("requests"), desk.count("billing_snapshots"), desk.count("vm_states")) == (1, 1, 3)
-    assert done.rows_repeated == 5 + 3 + 3
+    assert done.rows_repeated == 6 + 3 + 3
     assert done.rows_quarantined == 0
     assert_adds_up(desk)
 

@@ -4,7 +4,7 @@ Owns which calls a minute makes and how an exchange is spelt (docs/raw-files.md)
 `hyperstack_answers`. One file an hour, named by its content, so a second run writes the same files.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -39,22 +39,29 @@ def lay_down_raw(
     until_s: int,
     lag: bool = False,
     faults: Faults | None = None,
-    every_s: int = MINUTE_S,
+    watches: Callable[[int], bool] = lambda _: True,
 ) -> None:
     """Write the exchanges of every minute from the scenario's start to `until_s`, inclusive; faults take the place of lag.
 
-    With a longer `every_s` nobody looked between, but for the minute after each change: the same truth in fewer bytes.
+    Minutes, by their first second, that nobody `watches` leave nothing.
     """
     recorder = Recorder(scenario, lag, faults)
-    seen = {-(-spell.start_s // MINUTE_S) * MINUTE_S for resource in scenario.resources for spell in resource.spells}
     for hour_s in range(scenario.start_s, until_s + 1, HOUR_S):
         lines: list[bytes] = []
         for minute_s in range(hour_s, min(hour_s + HOUR_S, until_s + 1), MINUTE_S):
-            if minute_s % every_s == 0 or minute_s in seen:
+            if watches(minute_s):
                 lines.extend(recorder.minute(minute_s))
+        if not lines:
+            continue
         content = b"".join(lines)
         name = f"{name_s(hour_s)}.{short_hash(content)}.jsonl"
         write_once(data_dir / "raw" / "hyperstack" / day_of(hour_s).isoformat() / name, content)
+
+
+def now_and_then(scenario: Scenario, every_s: int) -> Callable[[int], bool]:
+    """Watch each `every_s` and the minute after each change: the same truth as each minute gives, in fewer bytes."""
+    changed = {-(-spell.start_s // MINUTE_S) * MINUTE_S for resource in scenario.resources for spell in resource.spells}
+    return lambda minute_s: minute_s % every_s == 0 or minute_s in changed
 
 
 class Recorder:
@@ -66,6 +73,7 @@ class Recorder:
         self._scenario = self._answers.scenario
         self._lag = lag
         self._fleet: tuple[Hashable, Spelt] | None = None
+        self._asked_s: int | None = None
 
     def minute(self, minute_s: int) -> Iterator[bytes]:
         """Make the exchanges that belong to a minute, in the order in which they are made."""
@@ -83,6 +91,8 @@ class Recorder:
 
     def questions(self, minute_s: int) -> Iterator[Question]:
         """List what the snapshot asks in a minute."""
+        before_s = minute_s - MINUTE_S if self._asked_s is None else self._asked_s
+        self._asked_s = minute_s
         month_start = f"{text_s(minute_s)[:7]}-01T00:00:00"
         yield USAGE, {"deleted": "false"}
         if text_s(minute_s) != month_start:
@@ -90,11 +100,11 @@ class Recorder:
         yield VMS, {}
         yield "/billing/user-credit/credit", {}
         resources = self._scenario.resources
-        left = any(_ended_between(r, minute_s - MINUTE_S, minute_s) for r in resources)
+        left = any(_ended_between(r, before_s, minute_s) for r in resources)
         if left or minute_s // MINUTE_S % DELETED_EVERY_MINUTES == 0:
             yield USAGE, {"deleted": "true"}
         for vm in self._scenario.vms:
-            now, before = vm.spell_at(minute_s), vm.spell_at(minute_s - MINUTE_S)
+            now, before = vm.spell_at(minute_s), vm.spell_at(before_s)
             if now and (before is None or before.status != now.status):
                 yield f"{VMS}/{vm.id}/events", {}
         if minute_s % HOUR_S == 0:

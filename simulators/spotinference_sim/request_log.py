@@ -13,6 +13,7 @@ from pathlib import Path
 from spotinference_sim.engine_counters import EngineCounters
 from spotinference_sim.instants import HOUR_S, MINUTE_S, SECOND_US, name_s, text_us
 from spotinference_sim.lines import sealed, short_hash, write_once
+from spotinference_sim.losses import LogLosses
 from spotinference_sim.request import Request
 from spotinference_sim.resources import Vm
 from spotinference_sim.scenario import Scenario
@@ -25,8 +26,10 @@ Entry = tuple[int, int, str, str]
 """Instant, order within it, kind, members after `n`."""
 
 
-def lay_down_log(scenario: Scenario, log_dir: Path, until_s: int, every_s: int = MINUTE_S) -> None:
-    """Write the segments of every hour from the scenario's start to `until_s`, inclusive.
+def lay_down_log(
+    scenario: Scenario, log_dir: Path, until_s: int, losses: LogLosses | None = None, every_s: int = MINUTE_S
+) -> None:
+    """Write the segments of every hour from the scenario's start to `until_s`, inclusive, as far as they are not lost.
 
     Health, counters and beats come `every_s`, changes of health at their second.
     A request that has not ended by then is left out whole: its writer never comes back to end it.
@@ -39,8 +42,18 @@ def lay_down_log(scenario: Scenario, log_dir: Path, until_s: int, every_s: int =
         head += f',"prev":{previous},"prev_sha256":{previous_sha}'
         content = _segment([("head", head), *((kind, rest) for _, _, kind, rest in entries)], running)
         name = f"{WRITER}.{boot}.{name_s(hour_s)}.{sequence:06d}.{short_hash(content)}"
-        write_once(log_dir / f"{name}.jsonl", content)
+        if losses is None:
+            write_once(log_dir / f"{name}.jsonl", content)
+        elif losses.keeps_segment(scenario.seed, hour_s):
+            write_once(log_dir / f"{name}.jsonl", _rest(content, losses, scenario.seed, hour_s))
         previous, previous_sha = f'"{name}"', f'"{sha256(content).hexdigest()}"'
+
+
+def _rest(content: bytes, losses: LogLosses, seed: int, hour_s: int) -> bytes:
+    """Cut lost lines out of a segment; head and seal stay."""
+    head, *lines, seal = content.splitlines(keepends=True)
+    kept = (line for place, line in enumerate(lines) if losses.keeps_line(seed, hour_s, place))
+    return b"".join((head, *kept, seal))
 
 
 def _segment(rows: list[tuple[str, str]], running: list[str]) -> bytes:
@@ -109,7 +122,8 @@ class Pulse:
         self._every_s = every_s
         self._vms = [vm for vm in scenario.vms if vm.model]
         by_vm: dict[int, list[Request]] = defaultdict(list)
-        for request in scenario.requests:
+        everything = (*scenario.requests, *scenario.past_the_proxy)
+        for request in sorted(everything, key=lambda request: request.started_us):
             if request.vm_id is not None:
                 by_vm[request.vm_id].append(request)
         self._counters = {vm.id: EngineCounters(by_vm[vm.id]) for vm in self._vms}

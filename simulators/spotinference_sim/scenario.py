@@ -39,6 +39,8 @@ class Scenario:
     prices: PriceBook = field(default_factory=PriceBook)
     others: tuple[Other, ...] = ()
     payments: tuple[Payment, ...] = ()
+    past_the_proxy: tuple[Request, ...] = ()
+    """Requests that engines worked on and no proxy saw: in their counters alone."""
 
     @classmethod
     def generate(cls, seed: int, start_day: date, days: int, features: Features | None = None) -> "Scenario":

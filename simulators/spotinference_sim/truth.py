@@ -152,6 +152,7 @@ def _serve(result: DayTruth, request: Request) -> None:
     result.counts["requests"] += 1
     served = (request.prompt_tokens or 0) + (request.completion_tokens or 0)
     result.tokens["served"] += served
+    result.tokens["made"] += request.engine_prompt_tokens // request.choices + request.engine_completion_tokens
     if request.prompt_tokens is not None and request.model is not None:
         result.tokens_by_model[request.model] += served
     for name in ("prompt", "completion", "cached", "reasoning"):
@@ -170,6 +171,7 @@ def _figures(one: DayTruth) -> dict[str, Any]:
         "paid_usd": decimal_text(sum(paid.values()), 15),
         "paid_usd_by_kind": {kind: decimal_text(femtos, 15) for kind, femtos in paid.items()},
         "served_tokens": one.tokens["served"],
+        "made_tokens": one.tokens["made"],
         "served_tokens_by_model": dict(sorted(one.tokens_by_model.items())),
         "requests": one.counts["requests"],
         "prompt_tokens": one.tokens["prompt"],

@@ -15,6 +15,7 @@ TABLES = {
     "every_row_is_accounted_for": "rollup.snapshot_days",
     "kinds_add_up_to_the_counter": "rollup.cost_days",
     "ledger_equals_the_books": "rollup.cost_days",
+    "log_agrees_with_the_engines": "rollup.token_residuals",
     "only_credits_are_negative": "rollup.cost_days",
     "parts_add_up_to_the_number": "metric.cost_parts",
     "sizes_are_the_tokens": "metric.break_even",

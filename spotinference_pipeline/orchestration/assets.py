@@ -29,10 +29,13 @@ VALIDATED = {
     "validated.prices": "The price book, once an hour.",
     "validated.vm_states": "What each machine's state was: from the fleet list, from events, from the proxy's probes.",
     "validated.requests": "Every request that ended, with the tokens that vLLM itself reported. No prompts, no answers.",
+    "validated.request_begins": "Requests that began in a segment of the log and did not end in it.",
+    "validated.log_segments": "The sealed segments of the request log: their chain, and what is missing in them.",
     "validated.engine_counters": "vLLM's own token counters, scraped by the proxy once a minute: a second witness.",
     "validated.invoice_lines": "The lines of invoices as the operator loaded them, every revision.",
     "validated.list_prices": "Our own copy of hosted APIs' list prices, one a day: basket, member, tier, package version.",
     "validated.served_models": "Which machines serve which model, as SPOTINFERENCE_MODELS says.",
+    "validated.ingested_files": "Every raw file and log segment that was read, with its digest and what became of its rows.",
     "validated.quarantine": "What could not be read or broke a contract, with the reason. Nothing disappears silently.",
 }
 LEDGER = {
@@ -49,6 +52,8 @@ LEDGER |= {
 BOOKS = dg.AssetKey(["raw", "billing_history"])
 SOURCES = {
     "validated.requests": ["request_log"],
+    "validated.request_begins": ["request_log"],
+    "validated.log_segments": ["request_log"],
     "validated.engine_counters": ["request_log"],
     "validated.vm_states": ["hyperstack", "request_log"],
     "validated.billing_history": ["hyperstack", "billing_history"],
@@ -58,6 +63,7 @@ SOURCES = {
     "validated.invoice_lines": ["invoices"],
     "validated.list_prices": ["list_prices"],
     "validated.served_models": [],
+    "validated.ingested_files": ["hyperstack", "request_log", "invoices", "list_prices"],
     "validated.quarantine": ["hyperstack", "request_log", "invoices", "list_prices"],
 }
 """The raw files a table is read from, where these are not Hyperstack's answers alone."""
@@ -69,6 +75,8 @@ WINDOWED = frozenset(
         "metric.vm_costs",
         "metric.model_costs",
         "metric.figures",
+        "metric.coverage",
+        "metric.bounds",
         "metric.list_price_comparison",
         "metric.list_price_baskets",
         "metric.load_costs",
@@ -78,7 +86,16 @@ WINDOWED = frozenset(
 WAITS_FOR = {"metric.inputs": "rollup.snapshot_days", "metric.request_percentiles": "rollup.snapshot_days"}
 """What a table's SQL does not read, but must come after: a day is rolled up when its minutes are counted."""
 PUBLISHED = (
-    *("cost_per_mtok", "cost_parts", "request_percentiles", "model_costs", "figures", "invoice_residuals"),
+    *(
+        "cost_per_mtok",
+        "cost_parts",
+        "request_percentiles",
+        "model_costs",
+        "figures",
+        "coverage",
+        "bounds",
+        "invoice_residuals",
+    ),
     *("list_price_comparison", "list_price_baskets", "break_even", "load_costs", "what_if"),
 )
 """Metrics that a published day is made of, beside the inputs of its seven days."""

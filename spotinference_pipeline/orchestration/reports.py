@@ -137,6 +137,8 @@ def _figures(written: Written) -> dict[str, float]:
         "snapshot_coverage_ratio",
         "duty_cycle_ratio",
         "drift_usd",
+        "token_coverage_ratio",
+        "day_unexplained_ratio",
     )
     if written.sample.height != 1:
         return {}

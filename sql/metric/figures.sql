@@ -51,8 +51,6 @@ token_sums as (
         coalesce(sum(requests) filter (where usage_source = 'engine_final'), 0) as exact_requests,
         sum(prompt_tokens) as prompt_tokens,
         sum(completion_tokens) as completion_tokens,
-        sum(prompt_tokens) filter (where usage_source = 'engine_final') as exact_prompt_tokens,
-        sum(completion_tokens) filter (where usage_source = 'engine_final') as exact_completion_tokens,
         sum(cached_tokens) as cached_tokens,
         sum(cached_known_prompt_tokens) as cached_known_prompt_tokens,
         sum(reasoning_tokens) as reasoning_tokens,
@@ -65,14 +63,6 @@ seen as (
     select sum(minutes_good) as minutes_good
     from rollup.snapshot_days
     where utc_day > cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
-),
-
-edges as (
-    select
-        sum(edge_usd) as edge_usd,
-        sum(outside_usd) as outside_usd
-    from rollup.resource_days
-    where utc_day in (cast($utc_day as date), cast($utc_day as date) - 6)
 ),
 
 reconciled as (
@@ -89,11 +79,6 @@ select
     cast($utc_day as date) as utc_day,
     cast(metric.ratio(coalesce(seen.minutes_good, 0), 7 * 1440) as decimal(18, 6)) as snapshot_coverage_ratio,
     cast(metric.ratio(token_sums.exact_requests, token_sums.reached_requests) as decimal(18, 6)) as exact_usage_ratio,
-    cast(coalesce(edges.edge_usd, 0) as decimal(38, 15)) as edge_usd,
-    cast(coalesce(edges.outside_usd, 0) as decimal(38, 15)) as outside_usd,
-    cast(
-        coalesce(token_sums.exact_prompt_tokens, 0) + coalesce(token_sums.exact_completion_tokens, 0) as bigint
-    ) as exact_tokens,
     cast(token_sums.reached_requests - token_sums.exact_requests as bigint) as unmeasured_requests,
     cast(metric.ratio(vm_sums.busy_gpu, vm_sums.active_gpu) as decimal(18, 6)) as duty_cycle_ratio,
     cast(metric.ratio(vm_sums.active, vm_sums.alive) as decimal(18, 6)) as powered_ratio,
@@ -144,6 +129,5 @@ from vm_sums
 cross join wake_sums
 cross join token_sums
 cross join seen
-cross join edges
 cross join reconciled
 left join metric.cost_per_mtok as cost on cost.utc_day = $utc_day

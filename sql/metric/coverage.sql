@@ -1,0 +1,53 @@
+-- One row for the day D: how much of what vLLM's own counters say the request log has, over the seven UTC days that end
+-- with D and on D alone. Tokens as the engine counts, canaries included. Null where no counters are known.
+-- docs/method.md, "Token reconciliation".
+with engines as (
+    select
+        coalesce(sum(engine_prompt_tokens + engine_generation_tokens), 0) as tokens,
+        coalesce(
+            sum(engine_prompt_tokens + engine_generation_tokens) filter (where utc_day = $utc_day), 0
+        ) as day_tokens
+    from rollup.engine_days
+    where utc_day > cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
+),
+
+residuals as (
+    select
+        coalesce(sum(abs(tokens)), 0) as unexplained,
+        coalesce(sum(tokens) filter (where tokens > 0), 0) as missing,
+        coalesce(sum(abs(tokens)) filter (where utc_day = $utc_day), 0) as day_unexplained
+    from rollup.token_residuals
+    where
+        utc_day > cast($utc_day as date) - interval 7 days
+        and utc_day <= $utc_day
+        and cause in ('lost_rows', 'past_the_proxy', 'not_in_the_engine')
+),
+
+log as (
+    select
+        sum(witnessed_tokens) as witnessed,
+        sum(witnessed_tokens + unwitnessed_tokens) as logged,
+        coalesce(sum(lost_segments), 0) as lost_segments,
+        coalesce(sum(rows_missing), 0) as rows_missing
+    from rollup.log_days
+    where utc_day > cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
+)
+
+select
+    cast($utc_day as date) as utc_day,
+    cast(engines.tokens as bigint) as engine_tokens,
+    cast(residuals.unexplained as bigint) as unexplained_tokens,
+    cast(
+        round((engines.tokens - residuals.missing) / nullif(engines.tokens, 0), 6) as decimal(18, 6)
+    ) as token_coverage_ratio,
+    cast(round(log.witnessed / nullif(log.logged, 0), 6) as decimal(18, 6)) as witnessed_ratio,
+    cast(engines.day_tokens as bigint) as day_engine_tokens,
+    cast(residuals.day_unexplained as bigint) as day_unexplained_tokens,
+    cast(
+        round(residuals.day_unexplained / nullif(engines.day_tokens, 0), 6) as decimal(18, 6)
+    ) as day_unexplained_ratio,
+    cast(log.lost_segments as bigint) as lost_segments,
+    cast(log.rows_missing as bigint) as rows_missing
+from engines
+cross join residuals
+cross join log
