@@ -22,6 +22,7 @@ from spotinference_pipeline.errors import HyperstackError, RawFileError, Setting
 from spotinference_pipeline.history_lists import read_history_list
 from spotinference_pipeline.hyperstack import Hyperstack, minute_of
 from spotinference_pipeline.hyperstack_rows import type_of_list
+from spotinference_pipeline.pacing import is_settled
 from spotinference_pipeline.readings import read_graphs, read_lives
 from spotinference_pipeline.settlement import HOLE
 from spotinference_pipeline.warehouse import Warehouse
@@ -37,20 +38,25 @@ _AI_COSTS = ("ais_token_cost", "ais_workload_cost")
 
 @dataclass(frozen=True)
 class Known:
-    """What our own ledger knows of a day: the resources that cost something, and the machines that were seen all day."""
+    """What our own ledger knows of a day: the resources that cost something, and the machines that were seen all day.
+
+    `told_vms`: machines whose events need not be asked for, because a later answer than the day has told all of them.
+    """
 
     spending: frozenset[Key] = frozenset()
     seen_vms: frozenset[int] = frozenset()
+    told_vms: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What fetching one book did."""
+    """What fetching one book did; `told_vms` are the machines whose events it brought, each one's from the first to now."""
 
     path: Path
     utc_day: date
     exchanges: int
     failed: int
+    told_vms: frozenset[int] = frozenset()
 
     @property
     def source_file(self) -> str:
@@ -111,13 +117,19 @@ def take(
     taken += hyperstack.fetch_history(scheduled_at, window.start, window.end)
     has_ai = _shows_ai(taken)
     billed: set[Key] = set()
+    told: set[int] = set()
     for kind, is_needed in HISTORY_LISTS.items():
         if is_needed or has_ai:
             billed |= _read_list(hyperstack, taken, (scheduled_at, kind, window), known)
     for vm_id in sorted(number for kind, number in billed if kind == "vm" and number not in known.seen_vms):
         taken += _ask_about(hyperstack, scheduled_at, vm_id, window)
+        if vm_id not in known.told_vms:
+            events = hyperstack.fetch_vm_events(scheduled_at, vm_id)
+            taken += events
+            told |= {vm_id} if is_settled(events[-1]) else set()
     path = raw.append_exchanges(raw_dir, taken, f"books-{secrets.token_hex(4)}")
-    return Fetched(path, utc_day, len(taken), sum(exchange.status not in (200, 404) for exchange in taken))
+    failed = sum(exchange.status not in (200, 404) for exchange in taken)
+    return Fetched(path, utc_day, len(taken), failed, frozenset(told))
 
 
 def _read_list(
@@ -141,12 +153,11 @@ def _read_list(
 
 
 def _ask_about(hyperstack: Hyperstack, scheduled_at: datetime, vm_id: int, window: Window) -> list[raw.Exchange]:
-    """Ask how one machine's money and states lay within the day."""
+    """Ask how one machine's money lay within the day."""
     span = window.start, window.end
     return [
         *hyperstack.fetch_graph(scheduled_at, VIRTUAL_MACHINE, vm_id, *span),
         *hyperstack.fetch_billing_events(scheduled_at, VIRTUAL_MACHINE, vm_id, *span),
-        *hyperstack.fetch_vm_events(scheduled_at, vm_id),
     ]
 
 
