@@ -10,15 +10,15 @@ import resource
 import tempfile
 import time
 from datetime import date, timedelta
-from functools import partial
+from decimal import Decimal
 from pathlib import Path
 
-import httpx
+from spotinference_sim.books import organisation_truth
 from spotinference_sim.scenario import Scenario
 
+from benchmarks.backfill.floor import measure_floor
 from benchmarks.backfill.service import Service, VirtualSettings
 from spotinference_pipeline import backfill, raw, snapshot, validated
-from spotinference_pipeline.hyperstack import Hyperstack
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import open_warehouse
 
@@ -72,20 +72,62 @@ def main() -> None:
         report(settings, service, days)
 
 
-def report(settings: VirtualSettings, service: Service, days: list[date]) -> None:
+def make_days(settings: VirtualSettings, service: Service, days: list[date]) -> Watch:
+    """Do what `spotinference reconcile` does for the days; give its times. Days that are not the truth end the benchmark."""
     watch = Watch(service)
-    began = service.now
     fetched = list(backfill.fetch_books(settings, days, service.connect))
     watch.end("fetch")
-    paced = service.now - began
     with open_warehouse(settings.warehouse_path) as warehouse:
-        done = validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
+        validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
         watch.end("ingest")
         built = backfill.build(warehouse, days)
         watch.end("ledger, rollups, metrics, checks")
-        whole = sum(backfill.is_whole(warehouse, book) for book in fetched)
-    print(watch.steps, paced, done, len(built), sum(len(b.broken) for b in built), whole, service.requests)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        assert all(backfill.is_whole(warehouse, book) for book in fetched)
+        assert not any(day.broken for day in built)
+        costs = warehouse.query("select utc_day, sum(cost_usd) as cost_usd from rollup.cost_days group by utc_day")
+    found = dict(costs.iter_rows())
+    for day in days:
+        assert found[day] == Decimal(organisation_truth(service.scenario, day).final_femtos).scaleb(-15), day
+    return watch
+
+
+def report(settings: VirtualSettings, service: Service, days: list[date]) -> None:
+    """Make the days and print what it took."""
+    number, began, before, laid = len(days), service.now, peak_memory(), raw_bytes(settings)
+    watch = make_days(settings, service, days)
+    waited, peak, kept = service.now - began, peak_memory(), raw_bytes(settings) - laid
+    wall, cpu = (sum(times) for times in zip(*watch.steps.values(), strict=True))
+    lines = [
+        ("days", f"{number}, each with the simulator's cost to the last digit"),
+        ("all", f"{wall:.1f} s, {cpu:.1f} CPU seconds ({1000 * cpu / number:.0f} ms a day)"),
+        *((f"  {step}", tell(times)) for step, times in watch.steps.items()),
+        *((f"limit: {what}", tell(times)) for what, times in measure_floor(settings).items()),
+        ("requests", f"{service.requests / number:.1f} a day, {service.requests} in all"),
+        (
+            "  at the pace of the books, a minute",
+            f"{settings.reconcile_requests_per_minute}, so {str(waited).partition('.')[0]} beside the above",
+        ),
+        (
+            "bytes a day",
+            f"{kept // number:,} raw, {settings.warehouse_path.stat().st_size // number:,} in the warehouse",
+        ),
+        ("peak memory", f"{peak:.0f} MiB, {before:.0f} before the first day"),
+    ]
+    for name, told in lines:
+        print(f"{name:<48}{told}")
+
+
+def tell(times: tuple[float, float]) -> str:
+    return f"{times[0]:.1f} s, {times[1]:.1f} CPU seconds"
+
+
+def raw_bytes(settings: VirtualSettings) -> int:
+    return sum(file.stat().st_size for file in raw.list_files(settings.raw_dir))
+
+
+def peak_memory() -> float:
+    """Give the most memory that this process has held so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

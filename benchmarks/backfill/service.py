@@ -27,9 +27,10 @@ class VirtualSettings(Settings):
 
 
 class Service:
-    """The simulator; it counts what it is asked, and the time that it takes itself."""
+    """The simulator; it counts what it is asked, and the wall and processor time that it takes itself."""
 
     def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
         self._answers = HyperstackAnswers(scenario)
         self.now = datetime.combine(scenario.start_day, datetime.min.time(), UTC)
         self.requests = 0
@@ -40,10 +41,15 @@ class Service:
         self.now = datetime(day.year, day.month, day.day, hour, tzinfo=UTC)
 
     def settings(self, data_dir: Path) -> VirtualSettings:
-        return VirtualSettings.model_validate({"data_dir": data_dir, "hyperstack_api_key": "key", "tell": lambda: self.now})
+        return VirtualSettings.model_validate(
+            {"data_dir": data_dir, "hyperstack_api_key": "key", "tell": lambda: self.now}
+        )
 
     def sleep(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
+
+    def elapsed(self) -> float:
+        return self.now.timestamp()
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         wall, cpu = time.monotonic(), time.process_time()
@@ -62,6 +68,6 @@ class Service:
             *arguments,
             **options,
             sleep=self.sleep,
-            elapsed=lambda: self.now.timestamp(),
+            elapsed=self.elapsed,
             transport=httpx.MockTransport(self.answer),
         )
