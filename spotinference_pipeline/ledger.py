@@ -90,9 +90,8 @@ def read_day(warehouse: Warehouse, utc_day: date) -> DayFacts:
     books = read_books(warehouse, utc_day)
     lives = _lives(warehouse, window, books)
     facts = learn_rates(_facts(warehouse, lives, window), lives)
-    day = Measure(
-        start, end, facts, read_public_ip_rate(warehouse, window.end), read_graphs(warehouse, window), bool(books)
-    )
+    graphs, billed = read_graphs(warehouse, window), LISTED_TYPES if books else frozenset()
+    day = Measure(start, end, facts, read_public_ip_rate(warehouse, window.end), graphs, billed)
     resources: dict[Key, ResourceDay] = defaultdict(ResourceDay)
     for life in lives:
         day.add(resources[life.resource_type, life.resource_id], life)

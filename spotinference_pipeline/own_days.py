@@ -30,14 +30,17 @@ class ResourceDay:
 
 @dataclass(frozen=True)
 class Measure:
-    """What one day's resources are measured with; what only other days show is used where a book gives the amounts."""
+    """What one day's resources are measured with.
+
+    `billed_types`: the types whose amounts the day's book gives, none without a book. Of them, what only other days show is used.
+    """
 
     start: int
     end: int
     facts: Mapping[int, VmFacts]
     ip_rate: int
     graphs: Mapping[Key, Mapping[int, int]]
-    has_book: bool
+    billed_types: frozenset[str]
 
     def add(self, resource: ResourceDay, life: Life) -> None:
         """Add one life. Excluded resources cost nothing and stay visible."""
@@ -56,7 +59,7 @@ class Measure:
             inside = meter.between(max(leg.start, self.start), min(leg.end, self.end))
             resource.edge += inside
             resource.outside += leg.amount - inside
-        if self.has_book:
+        if life.resource_type in self.billed_types:
             self._look_beyond(own, life, known, [one for one in credits if self.start <= one[0] < self.end])
         else:
             own.shares += share_day(life.resource_type, meter, vm, self.start, self.end)
