@@ -658,7 +658,7 @@ class SimulatedDays:
 @pytest.fixture
 def ram_path(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory where the machine has one: for whole days of synced files, when their safety is not the question."""
-    memory = Path("/dev/shm")  # noqa: S108
+    memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
         yield tmp_path
         return
