@@ -5,7 +5,7 @@ metrics of the six days after it are built again when they exist. Dagster orders
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 from spotinference_pipeline import checks, reconciliation, transform, validated
@@ -27,11 +27,13 @@ class BuiltDay:
     broken: list[checks.Finding]
 
 
-def fetch_books(settings: Settings, days: Sequence[date]) -> Iterator[Fetched]:
+def fetch_books(
+    settings: Settings, days: Sequence[date], connect: Callable[..., Hyperstack] = Hyperstack
+) -> Iterator[Fetched]:
     """Read what has landed, then fetch the books of closed days, oldest first, each as one raw file.
 
     Then those of the days' months that are over and settled, where every day has its book: a month's bill may differ
-    from the sum of its days. The warehouse is not held open meanwhile.
+    from the sum of its days. The warehouse is not held open meanwhile. `connect` makes the client of one book.
     Raises: SettingsError for a day whose bills still move, before anything is asked.
     """
     for day in days:
@@ -45,8 +47,9 @@ def fetch_books(settings: Settings, days: Sequence[date]) -> Iterator[Fetched]:
         }
     pace = Pace(most_per_minute=settings.reconcile_requests_per_minute, key_changed_at=settings.key_changed_at())
     books = [(reconciliation.take, day, known[day]) for day in sorted(days)]
+    told: frozenset[int] = frozenset()
     for take, day, expected in books + [(reconciliation.take_month, day, months[day]) for day in sorted(months)]:
-        with Hyperstack(
+        with connect(
             settings.hyperstack_url,
             settings.api_key(),
             settings.clock,
@@ -54,7 +57,9 @@ def fetch_books(settings: Settings, days: Sequence[date]) -> Iterator[Fetched]:
             pace=pace,
             patience_seconds=reconciliation.PATIENCE_SECONDS,
         ) as hyperstack:
-            yield take(hyperstack, settings.raw_dir, settings.clock, day, expected)
+            fetched = take(hyperstack, settings.raw_dir, settings.clock, day, replace(expected, told_vms=told))
+        told |= fetched.told_vms
+        yield fetched
 
 
 def _settled_months(warehouse: Warehouse, days: Sequence[date], now: datetime) -> set[Window]:
@@ -97,11 +102,14 @@ def build(
     Raises: WarehouseError when a day would lose minutes that it had, unless forced.
     """
     for day in sorted(days):
-        transform.build_rollups(warehouse, day, force=force)
+        with warehouse.transaction():
+            transform.build_rollups(warehouse, day, force=force)
         progress(day)
     built = set(warehouse.query("select utc_day from metric.cost_per_mtok")["utc_day"].to_list())
     later = {day + offset * ONE_DAY for day in days for offset in range(TRAILING_DAYS)} & built
     windows = sorted(set(days) | later)
     for day in windows:
-        transform.build_metrics(warehouse, day)
-    return [BuiltDay(day, [finding for finding in checks.run(warehouse, day) if not finding.passed]) for day in windows]
+        with warehouse.transaction():
+            transform.build_metrics(warehouse, day)
+    found = checks.run_days(warehouse, windows)
+    return [BuiltDay(day, [finding for finding in found[day] if not finding.passed]) for day in windows]

@@ -48,11 +48,21 @@ def describe() -> dict[str, str]:
 
 def run(warehouse: Warehouse, utc_day: date, names: Sequence[str] | None = None) -> list[Finding]:
     """Run all rules, or the named ones, for a day, by name."""
-    return [
-        Finding(name, _meaning(sql), warehouse.query(sql, {"utc_day": utc_day} if "$utc_day" in sql else None))
-        for name, sql in read_checks()
-        if names is None or name in names
-    ]
+    return run_days(warehouse, [utc_day], names)[utc_day]
+
+
+def run_days(
+    warehouse: Warehouse, days: Sequence[date], names: Sequence[str] | None = None
+) -> dict[date, list[Finding]]:
+    """Run all rules, or the named ones, for each of the days; one that is about no day is run once for all of them."""
+    found: dict[date, list[Finding]] = {day: [] for day in days}
+    for name, sql in read_checks():
+        if names is not None and name not in names:
+            continue
+        of_all_days = None if "$utc_day" in sql else Finding(name, _meaning(sql), warehouse.query(sql))
+        for day, findings in found.items():
+            findings.append(of_all_days or Finding(name, _meaning(sql), warehouse.query(sql, {"utc_day": day})))
+    return found
 
 
 def _meaning(sql: str) -> str:

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from spotinference_pipeline import (
+    answers,
     backfill,
     checks,
     cli_books,

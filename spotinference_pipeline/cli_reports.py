@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spotinference_pipeline import explanation, public_files, validated
+from spotinference_pipeline import answers, explanation, public_files, validated
 from spotinference_pipeline.errors import SettingsError
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
@@ -49,7 +49,9 @@ def _read_status(warehouse: Warehouse, settings: Settings) -> dict[str, Any]:
         """
         select
             (select count(*) from validated.ingested_files) as files_read,
-            (select cast(max(scheduled_at) as varchar) from validated.exchanges where is_good) as last_good_snapshot,
+            (
+                select cast(max(scheduled_at) as varchar) from validated.exchanges where is_good and endpoint = $usage
+            ) as last_good_snapshot,
             (select cast(max(finished_at) as varchar) from validated.requests) as last_request,
             (select count(*) from validated.quarantine) as quarantined,
             (select cast(max(utc_day) as varchar) from metric.cost_per_mtok) as last_built_day,
@@ -59,7 +61,8 @@ def _read_status(warehouse: Warehouse, settings: Settings) -> dict[str, Any]:
             (
                 select cast(max(utc_day) as varchar) from rollup.credit_days where drift_usd is not null
             ) as credit_drift_day
-        """
+        """,
+        {"usage": answers.USAGE},
     ).row(0, named=True)
     log = Storage(settings.request_log)
     waiting = len(validated.list_new(warehouse, settings.raw_dir, log))

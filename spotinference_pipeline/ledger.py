@@ -95,7 +95,8 @@ def read_day(warehouse: Warehouse, utc_day: date) -> DayFacts:
     lives = _lives(warehouse, window, books)
     facts = learn_rates(_facts(warehouse, lives, window), lives)
     ip_rate, ip_bills = read_public_ip_rate(warehouse, window.end), read_public_ip_bills(warehouse, window)
-    day = Measure(start, end, facts, ip_rate, read_graphs(warehouse, window), bool(books), ip_bills)
+    billed = LISTED_TYPES if books else frozenset()
+    day = Measure(start, end, facts, ip_rate, read_graphs(warehouse, window), billed, ip_bills)
     resources: dict[Key, ResourceDay] = defaultdict(ResourceDay)
     for life in lives:
         day.add(resources[life.resource_type, life.resource_id], life)

@@ -30,14 +30,17 @@ class ResourceDay:
 
 @dataclass(frozen=True)
 class Measure:
-    """What one day's resources are measured with; what only other days show is used where a book gives the amounts."""
+    """What one day's resources are measured with.
+
+    `billed_types`: the types whose amounts the day's book gives, none without a book. Of them, what only other days show is used.
+    """
 
     start: int
     end: int
     facts: Mapping[int, VmFacts]
     ip_rate: int
     graphs: Mapping[Key, Mapping[int, int]]
-    has_book: bool
+    billed_types: frozenset[str]
     ip_bills: Mapping[int, int] = field(default_factory=dict)
     """What Hyperstack bills for public IPs of machines that it was asked about."""
 
@@ -60,7 +63,7 @@ class Measure:
             is_inside = self.start < leg.end <= self.end
             resource.edge += inside - (0 if is_inside else credit)
             resource.outside += leg.amount - inside - (credit if is_inside else 0)
-        if self.has_book:
+        if life.resource_type in self.billed_types:
             self._look_beyond(own, life, known, [one for one in credits if self.start <= one[0] < self.end])
         else:
             own.shares += share_day(life.resource_type, meter, vm, self.start, self.end)

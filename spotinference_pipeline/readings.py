@@ -44,33 +44,22 @@ def read_lives(warehouse: Warehouse, start: datetime, end: datetime) -> list[Lif
     """
     frame = warehouse.query(
         """
-        with readings as (
-            select
-                resource_type,
-                resource_id,
-                created_at,
-                case when is_active or terminated_at is null then observed_at else terminated_at end as read_at,
-                total_bill_usd,
-                rate_usd_per_minute,
-                resource_name,
-                is_excluded,
-                is_active
-            from validated.billing_snapshots
-            -- an ended counter that was corrected is read twice at its end: the later answer counts
-            qualify row_number() over (
-                partition by resource_type, resource_id, created_at, read_at
-                order by observed_at desc
-            ) = 1
-        ),
-
-        bounds as (
+        with bounds as (
             select
                 resource_type,
                 resource_id,
                 created_at,
                 max(read_at) filter (where read_at <= $start) as first_at,
                 min(read_at) filter (where read_at >= $end) as last_at
-            from readings
+            from (
+                select
+                    resource_type,
+                    resource_id,
+                    created_at,
+                    case when is_active or terminated_at is null then observed_at else terminated_at end as read_at
+                from validated.billing_snapshots
+                where created_at < $end
+            )
             group by resource_type, resource_id, created_at
         )
 
@@ -78,22 +67,29 @@ def read_lives(warehouse: Warehouse, start: datetime, end: datetime) -> list[Lif
             readings.resource_type,
             readings.resource_id,
             readings.created_at,
-            readings.read_at,
+            case
+                when readings.is_active or readings.terminated_at is null then readings.observed_at
+                else readings.terminated_at
+            end as read_at,
             readings.total_bill_usd,
             readings.rate_usd_per_minute,
             readings.resource_name,
             readings.is_excluded,
             readings.is_active
-        from readings
+        from validated.billing_snapshots as readings
         inner join bounds
             on
                 readings.resource_type = bounds.resource_type
                 and readings.resource_id = bounds.resource_id
                 and readings.created_at = bounds.created_at
         where
-            readings.created_at < $end
-            and readings.read_at >= coalesce(bounds.first_at, readings.created_at)
-            and readings.read_at <= coalesce(bounds.last_at, $end)
+            read_at >= coalesce(bounds.first_at, readings.created_at)
+            and read_at <= coalesce(bounds.last_at, $end)
+        -- an ended counter that was corrected is read twice at its end: the later answer counts
+        qualify row_number() over (
+            partition by readings.resource_type, readings.resource_id, readings.created_at, read_at
+            order by readings.observed_at desc
+        ) = 1
         order by 1, 2, 3, 4
         """,
         {"start": start, "end": end},

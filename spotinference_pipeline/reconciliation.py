@@ -23,6 +23,7 @@ from spotinference_pipeline.errors import HyperstackError, RawFileError, Setting
 from spotinference_pipeline.history_lists import read_history_list
 from spotinference_pipeline.hyperstack import Hyperstack, minute_of
 from spotinference_pipeline.hyperstack_rows import type_of_list
+from spotinference_pipeline.pacing import is_settled
 from spotinference_pipeline.readings import read_graphs, read_lives
 from spotinference_pipeline.settlement import HOLE
 from spotinference_pipeline.warehouse import Warehouse
@@ -39,20 +40,25 @@ _AI_COSTS = ("ais_token_cost", "ais_workload_cost")
 
 @dataclass(frozen=True)
 class Known:
-    """What our own ledger knows of a day: the resources that cost something, and the machines that were seen all day."""
+    """What our own ledger knows of a day: the resources that cost something, and the machines that were seen all day.
+
+    `told_vms`: machines whose events need not be asked for, because a later answer than the day has told all of them.
+    """
 
     spending: frozenset[Key] = frozenset()
     seen_vms: frozenset[int] = frozenset()
+    told_vms: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What fetching one book did."""
+    """What fetching one book did; `told_vms` are the machines whose events it brought, each one's from the first to now."""
 
     path: Path
     window: Window
     exchanges: int
     failed: int
+    told_vms: frozenset[int] = frozenset()
 
     @property
     def utc_day(self) -> date:
@@ -133,13 +139,18 @@ def take(
     graphs = [
         hyperstack.fetch_graph(scheduled_at, VIRTUAL_MACHINE, vm_id, window.start, window.end) for vm_id in unseen
     ]
+    told: set[int] = set()
     for vm_id, graph in zip(unseen, graphs, strict=True):
         taken += [*graph, *_ask_about(hyperstack, scheduled_at, vm_id, window)]
+        if vm_id not in known.told_vms:
+            events = hyperstack.fetch_vm_events(scheduled_at, vm_id)
+            taken += events
+            told |= {vm_id} if is_settled(events[-1]) else set()
     if not all(map(_is_hourly, graphs)):
         for start in (window.start + number * HOUR for number in range(24)):
             taken += hyperstack.fetch_history_list(scheduled_at, VIRTUAL_MACHINE, start, start + HOUR)
     taken += hyperstack.fetch_payments(scheduled_at)
-    return _land(raw_dir, taken, window)
+    return _land(raw_dir, taken, window, frozenset(told))
 
 
 def take_month(
@@ -172,9 +183,9 @@ def _take_lines(
     return taken, billed
 
 
-def _land(raw_dir: Path, taken: list[raw.Exchange], window: Window) -> Fetched:
+def _land(raw_dir: Path, taken: list[raw.Exchange], window: Window, told: frozenset[int] = frozenset()) -> Fetched:
     path = raw.append_exchanges(raw_dir, taken, f"books-{secrets.token_hex(4)}")
-    return Fetched(path, window, len(taken), sum(exchange.status not in (200, 404) for exchange in taken))
+    return Fetched(path, window, len(taken), sum(exchange.status not in (200, 404) for exchange in taken), told)
 
 
 def _read_list(
@@ -198,11 +209,10 @@ def _read_list(
 
 
 def _ask_about(hyperstack: Hyperstack, scheduled_at: datetime, vm_id: int, window: Window) -> list[raw.Exchange]:
-    """Ask for the states of one machine within the day, and which part of its money was for public IPs."""
+    """Ask how one machine was billed by state within the day, and which part of its money was for public IPs."""
     span = window.start, window.end
     return [
         *hyperstack.fetch_billing_events(scheduled_at, VIRTUAL_MACHINE, vm_id, *span),
-        *hyperstack.fetch_vm_events(scheduled_at, vm_id),
         *hyperstack.fetch_sub_resources(scheduled_at, vm_id, *span),
     ]
 

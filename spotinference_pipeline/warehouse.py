@@ -45,6 +45,7 @@ class Warehouse:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
+        self._is_in_transaction = False
 
     def query(
         self, sql: str, parameters: Mapping[str, Any] | None = None, source: pl.DataFrame | None = None
@@ -84,14 +85,21 @@ class Warehouse:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit at the end, roll back when the body raises."""
+        """Commit at the end, roll back when the body raises. One inside another is a part of it."""
+        if self._is_in_transaction:
+            yield
+            return
         self._connection.execute("begin transaction")
+        self._is_in_transaction = True
         try:
             yield
         except BaseException:
             self._connection.execute("rollback")
             raise
-        self._connection.execute("commit")
+        else:
+            self._connection.execute("commit")
+        finally:
+            self._is_in_transaction = False
 
     def copy_for_analysts(self) -> Path:
         """Copy the whole file to `analyst.duckdb` beside it, replaced at once; open readers keep the old copy.

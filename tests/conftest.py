@@ -655,6 +655,17 @@ class SimulatedDays:
         return {name: figures[name] for name in names}
 
 
+@pytest.fixture
+def ram_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where the machine has one: for whole days of synced files, when their safety is not the question."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="session")
 def simulated_days(tmp_path_factory: pytest.TempPathFactory) -> SimulatedDays:
     return SimulatedDays(tmp_path_factory.mktemp("simulated"))

@@ -64,3 +64,17 @@ def test_only_the_named_rules_run(scratch: Warehouse) -> None:
     names = ["every_row_is_accounted_for", "each_request_counts_once"]
     assert [finding.name for finding in checks.run(scratch, DAY, names)] == sorted(names)
     assert checks.run(scratch, DAY, []) == []
+
+
+def test_several_days_are_judged_as_each_by_itself(scratch: Warehouse, insert: Make) -> None:
+    days = [date(2026, 11, 21), DAY]
+    insert(scratch, "rollup.cost_days", [{"utc_day": days[0], "cost_kind": "busy", "cost_usd": -1}])
+    insert(scratch, "validated.ingested_files", [{"source_file": "torn", "rows_read": 1}])
+    together = checks.run_days(scratch, days)
+    assert list(together) == days
+    for day in days:
+        told = [(finding.name, finding.broken.rows()) for finding in together[day]]
+        assert told == [(finding.name, finding.broken.rows()) for finding in checks.run(scratch, day)]
+    broken = {day: {finding.name for finding in together[day] if not finding.passed} for day in days}
+    assert broken[days[0]] - broken[days[1]] >= {"only_credits_are_negative"}
+    assert "every_row_is_accounted_for" in broken[days[1]]

@@ -505,3 +505,14 @@ def test_a_day_of_a_negative_bill_is_a_credit(books: Any) -> None:
     books.book({VM: "-2"}, total="-2")
     assert books.build() == {VM: usd(credit="-2")}
     assert_adds_up(books)
+
+
+def test_what_no_list_names_costs_what_its_counter_shows_and_the_rest_of_the_bill_is_unattributed(books: Any) -> None:
+    """Last read at noon. Money after that is in the bill: guessing it beside the bill would count it twice."""
+    books.reading("00:00", "0", "0.001", resource=("filesystem", 7))
+    books.reading("12:00", "0.72", "0.001", resource=("filesystem", 7))
+    books.book({}, total="1.44")
+    assert books.build() == {("filesystem", 7): usd(other="0.72"), ("unattributed", 0): usd(other="0.72")}
+    row = books.resource(7)
+    assert (row["cost_usd"], row["counter_usd"], row["source"]) == (Decimal("0.72"), Decimal("0.72"), "counters")
+    assert_adds_up(books)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -607,6 +608,34 @@ def test_F020_late_tokens_change_every_published_day_whose_window_holds_them(cop
     for utc_day in (SECOND, LAST):
         first, second = copy.published(utc_day, 1), copy.published(utc_day, 2)
         assert second["served_tokens"] == first["served_tokens"] + 150
+
+
+def test_F050_days_whose_books_are_materialized_cost_the_truth_after_the_next_ingest(
+    copy: Graph, make_graph: Make, simulated_days: Any
+) -> None:
+    """Of one of the two days no reading is left; the other was seen, so its cost does not move."""
+    with open_warehouse(copy.settings.warehouse_path) as warehouse:
+        warehouse.execute(
+            "delete from validated.billing_snapshots where observed_at::date = $utc_day", {"utc_day": SECOND}
+        )
+    with simulated_days.served() as url:
+        graph = make_graph(copy.settings.data_dir, hyperstack_url=url, hyperstack_api_key=API_KEY)
+        books = graph.run("daily_reconciliation", tags={RANGE_START: f"{SECOND}", RANGE_END: f"{LAST}"})
+    assert [event.partition for event in books.asset_materializations_for_node("raw__billing_history")] == [
+        f"{SECOND}",
+        f"{LAST}",
+    ]
+    assert graph.run("ingest").success
+    (request,) = graph.tick("late_data").run_requests
+    assert request.tags[RANGE_END] == f"{LAST}"
+    assert graph.run("daily_build", tags=request.tags).success
+    with open_warehouse(graph.settings.warehouse_path) as warehouse:
+        costs = dict(warehouse.query("select utc_day, sum(cost_usd) from rollup.cost_days group by utc_day").rows())
+        booked = dict(warehouse.query("select utc_day, billed_usd from rollup.reconciliation_days").rows())
+    truths = {day: Decimal(simulated_days.day_truth(day)["paid_usd"]) for day in (FIRST, SECOND, LAST)}
+    assert costs == truths
+    assert booked == {day: truths[day] for day in (SECOND, LAST)}
+    assert graph.published(LAST, 2)["reconciliation"]["days_reconciled"] == 2
 
 
 def test_a_backfill_that_dagster_extends_over_days_never_built_leaves_those_alone(copy: Graph) -> None:

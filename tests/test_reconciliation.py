@@ -238,6 +238,29 @@ def test_a_list_that_lacks_a_resource_which_cost_something_is_read_once_more(
     assert len(teller.asked) == 9
 
 
+def test_events_that_an_earlier_book_of_the_same_run_told_are_not_asked_for_again(
+    simulated_days: Any, tmp_path: Path
+) -> None:
+    """A machine's events are all that ever happened to it: asked for each day, they would grow with the square of the days."""
+
+    def failing(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        if request.url.path.endswith("/700104/events"):
+            return httpx.Response(502, stream=httpx.ByteStream(b"<html>"))
+        return answer
+
+    teller = Teller(simulated_days, tmp_path, failing)
+    fetched = teller.take(DAYS[0])
+    assert fetched.told_vms == frozenset(
+        int(path.split("/")[-2]) for path in teller.asked if path.endswith("/events") and "/700104/" not in path
+    )
+    assert len(fetched.told_vms) > 1
+    teller.asked.clear()
+    assert teller.take(DAYS[1], Known(told_vms=fetched.told_vms)).told_vms == frozenset()
+    asked = {path for path in teller.asked if path.endswith("/events")}
+    assert asked == {answers.VM_EVENTS.format(vm_id=700104)}, "what was not told is asked for again"
+    assert sum(path.endswith("/graph") for path in teller.asked) > 1
+
+
 def test_ai_lists_are_asked_for_where_the_total_shows_their_costs(simulated_days: Any, tmp_path: Path) -> None:
     def with_ai(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
         content = answer.read().replace(b'"ais_token_cost":0', b'"ais_token_cost":0.5')

@@ -192,6 +192,24 @@ def test_a_transaction_is_kept(scratch: Warehouse) -> None:
     assert stored(scratch) == [(DAY, 1.0)]
 
 
+def test_a_transaction_inside_another_is_kept_or_undone_with_it(scratch: Warehouse) -> None:
+    def outer_fails() -> None:
+        with scratch.transaction():
+            scratch.replace_day(TABLE, DAY, paid("1"))
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        outer_fails()
+    assert stored(scratch) == []
+    with scratch.transaction():
+        scratch.replace_day(TABLE, DAY, paid("1"))
+        scratch.replace_day(TABLE, DAY, paid("2"))
+    assert stored(scratch) == [(DAY, 2.0)]
+    with scratch.transaction():
+        scratch.append(TABLE, paid("3"))
+    assert stored(scratch) == [(DAY, 2.0), (DAY, 3.0)]
+
+
 def test_an_interrupt_undoes_what_was_begun(scratch: Warehouse) -> None:
     def interrupted() -> None:
         with scratch.transaction():

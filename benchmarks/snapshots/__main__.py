@@ -61,7 +61,9 @@ def write_again(contents: list[bytes], folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.snapshots", description=__doc__)
-    parser.add_argument("--minutes", type=int, default=MINUTES, help="of the day (1440)")
+    parser.add_argument(
+        "--minutes", type=int, default=MINUTES, help="of the day (1440); figures of fewer are scaled to a day"
+    )
     minutes = parser.parse_args().minutes
     service = Service()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as aside:
@@ -81,15 +83,15 @@ def main() -> None:
         sum(at < asked + timedelta(minutes=1) for at in service.asked[place : place + 20])
         for place, asked in enumerate(service.asked)
     ]
+    days = minutes / MINUTES
     print(f"minutes                        {minutes}, {failed} calls failed")
-    print(f"requests a minute              {len(service.asked) / minutes:.2f}, at most {max(per_minute)} in any 60 s")
-    print(
-        f"CPU seconds                    {seconds:.1f} ({1000 * seconds / minutes:.1f} ms a snapshot); {wall:.1f} s of the clock"
-    )
-    print(f"  the same bytes, written      {floor:.1f}")
+    print(f"requests a snapshot minute     {len(service.asked) / minutes:.2f}, at most {max(per_minute)} in any 60 s")
+    each = f"{1000 * seconds / minutes:.1f} ms a snapshot"
+    print(f"CPU seconds a day              {seconds / days:.1f} ({each}); {wall:.1f} s of the clock")
+    print(f"  the same bytes, written      {floor / days:.1f}")
     print(f"longest snapshot               {1000 * longest:.0f} ms beside Hyperstack's own time")
-    print(f"bytes stored                   {size:,} in {len(contents)} files ({size // minutes:,} a minute)")
-    print(f"  the same bytes, gzip -6      {packed:,} ({size / packed:.0f} times fewer)")
+    print(f"bytes stored a day             {size / days:,.0f} in {len(contents)} files ({size // minutes:,} a minute)")
+    print(f"  the same bytes, gzip -6      {packed / days:,.0f} ({size / packed:.0f} times fewer)")
 
 
 if __name__ == "__main__":
