@@ -38,7 +38,9 @@ def run(folder: Path, rows: int) -> None:
     line("rollup to metric, checks", day.rows, built)
     requests, tokens, seconds = built.found
     if (limit.found, read.found, requests, tokens) != (day.rows, day.rows, day.requests, day.served_tokens):
-        raise SystemExit(f"expected {day}, found {limit.found} and {read.found} rows, {requests} requests, {tokens} tokens")
+        raise SystemExit(
+            f"expected {day}, found {limit.found} and {read.found} rows, {requests} requests, {tokens} tokens"
+        )
     slowest = sorted(seconds.items(), key=lambda entry: -entry[1])[:4]
     print(f"  of these, clock s           {', '.join(f'{table} {took:.1f}' for table, took in slowest)}")
     print(f"records                       {day.rows:,} ({day.requests:,} requests) in {day.segments:,} segments")
@@ -52,7 +54,9 @@ def run(folder: Path, rows: int) -> None:
 def line(name: str, rows: int, step: Step) -> None:
     """Print one step."""
     speed = rows / step.cpu_seconds
-    print(f"{name:28}{speed:>12,.0f}{step.cpu_seconds:>9.1f}{step.wall_seconds:>9.1f}{step.peak_mib:>10,.0f}", flush=True)
+    print(
+        f"{name:28}{speed:>12,.0f}{step.cpu_seconds:>9.1f}{step.wall_seconds:>9.1f}{step.peak_mib:>10,.0f}", flush=True
+    )
 
 
 if __name__ == "__main__":
