@@ -5,7 +5,7 @@ same segment, because its end, or its writer's death, is told by another one, wh
 a day: they are gathered column by column, never row by row.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
 from operator import attrgetter
@@ -18,7 +18,7 @@ from spotinference_pipeline.answers import utc
 from spotinference_pipeline.batch import EPOCH, Batch
 from spotinference_pipeline.request_log import Begin, End, Engine, Health, Segment, Usage
 
-_RENAMED = {
+_RENAMED: Mapping[type, Mapping[str, str]] = {
     Begin: {"is_stream": "stream", "is_canary": "canary"},
     End: {"is_stream": "stream", "is_canary": "canary", "http_status": "status"},
     Usage: {"observed_at": "at"},
@@ -26,7 +26,7 @@ _RENAMED = {
     Engine: {"observed_at": "at"},
 }
 """Columns that the log calls otherwise."""
-_GIVEN = {End: {"is_recovered": False}, Health: {"source": "health"}}
+_GIVEN: Mapping[type, Mapping[str, object]] = {End: {"is_recovered": False}, Health: {"source": "health"}}
 """What a column holds where the log need not say it."""
 
 
