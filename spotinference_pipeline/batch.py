@@ -5,8 +5,10 @@ where they happen and compared by a check, never derived from each other.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import repeat
 from typing import Any
 
 import polars as pl
@@ -22,6 +24,7 @@ QUARANTINE_SCHEMA = {
     "reason": pl.String,
     "content": pl.String,
 }
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -37,9 +40,10 @@ class Tally:
 
 @dataclass
 class Batch:
-    """Rows by table, quarantined things, and a tally per file."""
+    """Rows by table, as tuples or column by column, quarantined things, and a tally per file."""
 
     rows: dict[str, list[tuple[Any, ...]]] = field(default_factory=lambda: defaultdict(list))
+    columns: dict[str, dict[str, list[Any]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     quarantine: list[tuple[str, int, str, str, str, str]] = field(default_factory=list)
     tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
 
@@ -47,6 +51,23 @@ class Batch:
         """Take a row that was read; its last two values are source_file and source_line."""
         self.rows[table].append(row)
         self.tallies[row[-2]].read += 1
+
+    def add_columns(self, table: str, columns: Mapping[str, Iterable[Any]], file: str, lines: Sequence[int]) -> None:
+        """Take many rows of one file that were read, column by column: what millions of log lines need.
+
+        Columns of the table that are not given are null. Instants are times since EPOCH: polars reads these four times as
+        fast as instants.
+        """
+        gathered = self.columns[table]
+        for name, values in columns.items():
+            gathered[name].extend(values)
+        gathered["source_file"].extend(repeat(file, len(lines)))
+        gathered["source_line"].extend(lines)
+        self.tallies[file].read += len(lines)
+
+    def tables(self) -> list[str]:
+        """Give the tables that there are rows for, by name."""
+        return sorted(self.rows.keys() | self.columns.keys())
 
     def keep(self, file: str, lines: int = 1) -> None:
         """Count lines that were read and are accepted without a row of their own."""
@@ -64,7 +85,11 @@ class Batch:
 
     def frame(self, table: str) -> pl.DataFrame:
         """Give the table's rows that keep its contract; the others go to quarantine."""
-        accepted, rejected = contracts.split(table, to_frame(self.rows.get(table, []), contracts.polars_schema(table)))
+        schema = contracts.polars_schema(table)
+        rows = to_frame(self.rows.get(table, []), schema)
+        if table in self.columns:
+            rows.extend(_from_columns(self.columns[table], schema))
+        accepted, rejected = contracts.split(table, rows)
         for row in rejected.iter_rows(named=True):
             reason = row.pop("broken_rules")
             self._quarantine(row["source_file"], row["source_line"], "row", table, reason, str(row))
@@ -100,7 +125,22 @@ def to_frame(rows: Sequence[tuple[Any, ...]], schema: dict[str, Any]) -> pl.Data
     """Build a typed frame from row tuples."""
     if not rows:
         return pl.DataFrame(schema=schema)
-    columns = zip(*rows, strict=True)
     return pl.DataFrame(
-        [pl.Series(name, column, dtype=dtype) for (name, dtype), column in zip(schema.items(), columns, strict=True)]
+        [
+            pl.Series(name, [row[place] for row in rows], dtype=dtype)
+            for place, (name, dtype) in enumerate(schema.items())
+        ]
     )
+
+
+def _from_columns(columns: Mapping[str, list[Any]], schema: Mapping[str, Any]) -> pl.DataFrame:
+    height = len(columns["source_line"])
+    return pl.DataFrame([_series(name, columns.get(name), dtype, height) for name, dtype in schema.items()])
+
+
+def _series(name: str, values: list[Any] | None, dtype: Any, height: int) -> pl.Series:
+    if values is None:
+        return pl.Series(name, [None], dtype=dtype).new_from_index(0, height)
+    if isinstance(dtype, pl.Datetime):
+        return pl.Series(name, values, dtype=pl.Duration("us")).cast(pl.Int64).cast(dtype)
+    return pl.Series(name, values, dtype=dtype)

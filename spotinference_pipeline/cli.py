@@ -16,7 +16,6 @@ from typing import Annotated
 import typer
 
 from spotinference_pipeline import (
-    answers,
     backfill,
     checks,
     cli_books,

@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from spotinference_pipeline.answers import HISTORY
 from spotinference_pipeline.charges import Reading, VmFacts
-from spotinference_pipeline.meter import Interval, union
+from spotinference_pipeline.flights import read_busy, read_first_bytes
 from spotinference_pipeline.states import Readiness, Sight, StateLine, find_cold_starts
 from spotinference_pipeline.warehouse import Warehouse
 from spotinference_pipeline.windows import Window, to_microseconds
@@ -129,15 +129,21 @@ def read_vm_facts(warehouse: Warehouse, low: datetime, high: datetime, day: Wind
         if source == "fleet":
             ips[vm_id].append((at, public_ip))
             gpus[vm_id] = gpu_count
-    busy, first_bytes = _read_requests(warehouse, low, high, day)
-    rates = _read_event_rates(warehouse, sights, low, high)
+    busy, rates = read_busy(warehouse, day), _read_event_rates(warehouse, sights, low, high)
+    lines = {vm_id: StateLine(seen) for vm_id, seen in sights.items()}
+    runs = [
+        (vm_id, start, stop)
+        for vm_id, line in lines.items()
+        for start, stop, is_wake in line.active_runs(to_microseconds(high))
+        if is_wake and not any(is_ready and start <= at < stop for at, is_ready in probes[vm_id])
+    ]
+    first_bytes = read_first_bytes(warehouse, low, high, runs)
     facts = {}
-    for vm_id, seen in sights.items():
-        line = StateLine(seen)
+    for vm_id, line in lines.items():
         told = [*(at for at, _ in probes[vm_id][-1:]), *first_bytes[vm_id][-1:]]
-        known_until = max([to_microseconds(day.end), *(sight.at for sight in seen), *(at + 1 for at in told)])
+        known_until = max(to_microseconds(day.end), sights[vm_id][-1].at, *(at + 1 for at in told))
         colds = find_cold_starts(line, Readiness(sorted(probes[vm_id]), first_bytes[vm_id]), known_until)
-        facts[vm_id] = VmFacts(line, ips[vm_id], colds, union(busy[vm_id]), gpus.get(vm_id), rates[vm_id])
+        facts[vm_id] = VmFacts(line, ips[vm_id], colds, busy[vm_id], gpus.get(vm_id), rates[vm_id])
     return facts
 
 
@@ -251,29 +257,6 @@ def _read_event_rates(
         if usd_per_hour is not None:
             rates[vm_id][status] = to_femto(usd_per_hour) // 60
     return rates
-
-
-def _read_requests(
-    warehouse: Warehouse, low: datetime, high: datetime, day: Window
-) -> tuple[dict[int, list[Interval]], dict[int, list[int]]]:
-    """Read the in-flight intervals that touch the day, and all first bytes between `low` and `high`."""
-    requests = warehouse.query(
-        """
-        select vm_id, started_at, finished_at, first_byte_at
-        from validated.requests
-        where vm_id is not null and finished_at >= $low and started_at < $high
-        order by vm_id, first_byte_at
-        """,
-        {"low": low, "high": high},
-    )
-    busy: dict[int, list[Interval]] = defaultdict(list)
-    first_bytes: dict[int, list[int]] = defaultdict(list)
-    for vm_id, started_at, finished_at, first_byte_at in requests.iter_rows():
-        if finished_at > day.start and started_at < day.end:
-            busy[vm_id].append((to_microseconds(started_at), to_microseconds(finished_at)))
-        if first_byte_at is not None:
-            first_bytes[vm_id].append(to_microseconds(first_byte_at))
-    return busy, first_bytes
 
 
 def read_public_ip_rate(warehouse: Warehouse, end: datetime) -> int:

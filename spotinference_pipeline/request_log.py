@@ -19,7 +19,9 @@ Count = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 SEGMENT_NAME = re.compile(r"[a-z0-9-]{1,40}\.[0-9a-f]{8}\.\d{8}T\d{6}Z\.\d{6}\.[0-9a-f]{8}\.jsonl")
 
 
-class _Line(msgspec.Struct, frozen=True, tag_field="k", kw_only=True):
+class _Line(msgspec.Struct, frozen=True, tag_field="k", kw_only=True, gc=False):
+    """Nothing in a line can refer to itself, so the garbage collector need not look at millions of them."""
+
     v: Literal[1]
     n: Count
 
@@ -130,6 +132,8 @@ class Segment:
 
     lines: int = 0
     unknown: int = 0
+    sha256: str = ""
+    """Of all bytes."""
     heads: list[tuple[int, Head]] = field(default_factory=list)
     begins: list[tuple[int, Begin]] = field(default_factory=list)
     usages: list[tuple[int, Usage]] = field(default_factory=list)
@@ -188,17 +192,20 @@ def read_segment(content: bytes) -> Segment:
         if record.n != number - 1 and not segment.damage:
             segment.damage.append((number, f"rows missing: expected n {number - 1}, found {record.n}"))
         lists[type(record)].append((number, record))
-    segment.damage += _check_seal(segment, content)
+    length = content.rfind(b"\n", 0, -1) + 1
+    hashed = hashlib.sha256(memoryview(content)[:length])
+    segment.damage += _check_seal(segment, length, hashed.hexdigest())
+    hashed.update(content[length:])
+    segment.sha256 = hashed.hexdigest()
     return segment
 
 
-def _check_seal(segment: Segment, content: bytes) -> list[tuple[int, str]]:
-    """Hold the seal against what lies before it."""
+def _check_seal(segment: Segment, length: int, sha256: str) -> list[tuple[int, str]]:
+    """Hold the seal against the bytes before the last line: how many they are, and their digest."""
     if not segment.seals or segment.seals[-1][0] != segment.lines:
         return [(segment.lines or 1, "seal: expected one as the last line, found none")]
     line, seal = segment.seals[-1]
-    before = content[: content.rfind(b"\n", 0, -1) + 1]
-    expected = line - 1, len(before), hashlib.sha256(before).hexdigest()
+    expected = line - 1, length, sha256
     if (seal.rows, seal.bytes, seal.sha256) != expected:
         return [
             (line, f"seal: expected rows, bytes and sha256 {expected}, found {(seal.rows, seal.bytes, seal.sha256)}")

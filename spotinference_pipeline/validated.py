@@ -6,10 +6,9 @@ are stored together or not at all. What cannot be read ends in `validated.quaran
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import date
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,8 @@ from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse
 from spotinference_pipeline.windows import ONE_DAY, Window, day_window, days_between, month_window
 
-FILES_PER_BATCH = 48
+BYTES_PER_BATCH = 64 * 2**20
+"""Files are stored together until they are so large, as one segment may be: memory is bounded by it, not by the day."""
 _FILE_SCHEMA = {
     "source_file": pl.String,
     "source": pl.String,
@@ -100,16 +100,25 @@ class _Source:
     read: Callable[[], bytes]
 
 
-def ingest(warehouse: Warehouse, raw_dir: Path, log: Storage) -> Ingested:
+@dataclass
+class _FileBatch(Batch):
+    """A batch that knows the files it is made of; their exchanges are rows that nothing can be wrong with."""
+
+    files: list[tuple[str, str, str, int]] = field(default_factory=list)
+    exchanges: list[tuple[Any, ...]] = field(default_factory=list)
+
+
+def ingest(warehouse: Warehouse, raw_dir: Path, log: Storage, *, bytes_per_batch: int = BYTES_PER_BATCH) -> Ingested:
     """Read every raw file and sealed segment that has not been read before.
 
-    A second call reads nothing. A copy of a segment under another name adds only repeats.
+    A second call reads nothing. A copy of a segment under another name adds only repeats. The tables do not depend on
+    `bytes_per_batch`.
     """
     known = set(warehouse.query("select source_file from validated.ingested_files")["source_file"])
     sources = [source for source in [*_raw_sources(raw_dir), *_log_sources(log)] if source.name not in known]
-    done = Ingested()
-    for chunk in _chunks(sources, FILES_PER_BATCH):
-        done += _ingest_batch(warehouse, chunk)
+    remaining, done = iter(sources), Ingested()
+    while (batch := _read_batch(remaining, bytes_per_batch)).files:
+        done += _store_batch(warehouse, batch)
     return done
 
 
@@ -143,39 +152,45 @@ def _log_sources(log: Storage) -> Iterator[_Source]:
         yield _Source(f"request_log/{name}", "request_log", lambda name=name: log.read(name))  # type: ignore[misc]
 
 
-def _chunks(sources: Iterable[_Source], size: int) -> Iterator[list[_Source]]:
-    remaining = iter(sources)
-    while chunk := list(islice(remaining, size)):
-        yield chunk
-
-
-def _ingest_batch(warehouse: Warehouse, sources: Sequence[_Source]) -> Ingested:
-    batch, exchanges, files = Batch(), [], []
+def _read_batch(sources: Iterator[_Source], most_bytes: int) -> _FileBatch:
+    """Read the next files, until they are so large together; one that is larger is a batch of its own."""
+    batch, size = _FileBatch(), 0
     for source in sources:
         content = source.read()
-        files.append((source.name, source.kind, hashlib.sha256(content).hexdigest(), len(content)))
         if source.kind == "request_log":
-            log_rows.add_segment(batch, read_segment(content), source.name)
-        elif source.kind == "invoices":
-            invoice_rows.add_invoice(batch, content, source.name)
-        elif source.kind == "list_prices":
-            list_price_rows.add_prices(batch, content, source.name)
+            segment = read_segment(content)
+            log_rows.add_segment(batch, segment, source.name)
+            digest = segment.sha256
         else:
-            exchanges += _add_raw_file(batch, content, source.name)
+            digest = hashlib.sha256(content).hexdigest()
+            if source.kind == "invoices":
+                invoice_rows.add_invoice(batch, content, source.name)
+            elif source.kind == "list_prices":
+                list_price_rows.add_prices(batch, content, source.name)
+            else:
+                batch.exchanges += _add_raw_file(batch, content, source.name)
+        batch.files.append((source.name, source.kind, digest, len(content)))
+        size += len(content)
+        if size >= most_bytes:
+            break
+    return batch
+
+
+def _store_batch(warehouse: Warehouse, batch: _FileBatch) -> Ingested:
     days = _days_of_gap(warehouse, batch)
     with warehouse.transaction():
-        warehouse.append("validated.exchanges", to_frame(exchanges, hyperstack_rows.EXCHANGE_SCHEMA))
-        for table in sorted(batch.rows):
+        warehouse.append("validated.exchanges", to_frame(batch.exchanges, hyperstack_rows.EXCHANGE_SCHEMA))
+        for table in batch.tables():
             days |= _days(_store(warehouse, batch, table, batch.frame(table)))
         recovered = _recovered(warehouse)
         _complete_stopped_requests(warehouse)
         days |= {finished_at.date() for _, finished_at, *_ in recovered ^ _recovered(warehouse)}
         warehouse.append("validated.quarantine", batch.quarantine_frame())
-        rows = [(*file, *_counts(batch, file[0])) for file in files]
+        rows = [(*file, *_counts(batch, file[0])) for file in batch.files]
         warehouse.append("validated.ingested_files", to_frame(rows, _FILE_SCHEMA))
     tallies = batch.tallies.values()
     return Ingested(
-        len(files),
+        len(batch.files),
         sum(tally.read for tally in tallies),
         sum(tally.accepted for tally in tallies),
         sum(tally.quarantined for tally in tallies),
@@ -244,10 +259,12 @@ def _store(warehouse: Warehouse, batch: Batch, table: str, frame: pl.DataFrame) 
         frame = _first_sights(warehouse, batch, frame)
     numbered = frame.with_row_index("place")
     fresh = numbered.unique(subset=key, keep="first", maintain_order=True)
-    again = numbered.join(fresh, on="place", how="anti", maintain_order="left").drop("place")
+    again = numbered.clear()
+    if fresh.height < numbered.height:
+        again = numbered.join(fresh, on="place", how="anti", maintain_order="left")
     new = batch.accept(_new_rows(warehouse, batch, table, fresh.drop("place")))
     warehouse.append(table, new)
-    _new_rows(warehouse, batch, table, again)
+    _new_rows(warehouse, batch, table, again.drop("place"))
     return new
 
 
@@ -257,6 +274,8 @@ def _new_rows(warehouse: Warehouse, batch: Batch, table: str, frame: pl.DataFram
         return frame
     key, content = _KEYS[table], [name for name in frame.columns if not name.startswith("source_")]
     stored = warehouse.query(_matching(table, key, content), source=frame)
+    if stored.is_empty():
+        return frame
     known = frame.join(stored, on=key, how="semi", nulls_equal=True, maintain_order="left")
     batch.repeat(known.join(stored, on=content, how="semi", nulls_equal=True))
     batch.conflict(table, known.join(stored, on=content, how="anti", nulls_equal=True, maintain_order="left"), key)
@@ -297,6 +316,7 @@ def _complete_stopped_requests(warehouse: Warehouse) -> None:
                 max_by(prompt_tokens, observed_at) as prompt_tokens,
                 max_by(completion_tokens, observed_at) as completion_tokens
             from validated.request_usages
+            where request_id in (select stops.request_id from validated.request_stops as stops)
             group by request_id
         )
         select

@@ -5,7 +5,7 @@ lineage is read from the SQL. Everything that opens the warehouse shares a pool 
 """
 
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -247,16 +247,15 @@ def _sql_table(
             "dagster/column_schema": columns[table],
             "dagster/table_name": table,
             "sql": reports.sql_text(sql),
+            **reports.links(settings.published),
         },
         partitions_def=days,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        freshness_policy=dg.FreshnessPolicy.cron("0 2 * * *", timedelta(hours=2))
-        if table == "metric.cost_per_mtok"
-        else None,
         pool=POOL,
     )
     def build_table(context: dg.AssetExecutionContext) -> None:
-        reports.record_tables(context, steps.build_table(settings, table, steps.days_of(context.partition_keys)))
+        written = steps.build_table(settings, table, steps.days_of(context.partition_keys))
+        reports.record_tables(context, written, reports.column_lineage(table))
 
     return build_table
 
@@ -273,6 +272,7 @@ def _publication(settings: Settings, days: dg.DailyPartitionsDefinition) -> dg.A
             "The number as outsiders see it: an immutable revision of the day, its inputs, both queries verbatim, the pages, "
             "and last the pointer latest.json. A day whose figures did not change gets no new revision."
         ),
+        metadata=reports.links(settings.published),
         partitions_def=days,
         backfill_policy=dg.BackfillPolicy.single_run(),
         pool=POOL,

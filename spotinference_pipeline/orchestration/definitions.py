@@ -17,6 +17,7 @@ from spotinference_pipeline.orchestration.automation import (
     build_schedules,
     build_sensors,
 )
+from spotinference_pipeline.orchestration.freshness import watched
 from spotinference_pipeline.orchestration.price_asset import LIST_PRICES, build_list_prices
 from spotinference_pipeline.orchestration.views import build_views
 from spotinference_pipeline.settings import Settings
@@ -26,7 +27,9 @@ def build(settings: Settings) -> dg.Definitions:
     """Build the whole graph for these settings."""
     first_day = settings.first_day or raw.first_day(settings.raw_dir) or settings.clock().date()
     return dg.Definitions(
-        assets=[*build_assets(settings, first_day), *build_views(settings), build_list_prices(settings)],
+        assets=dg.map_asset_specs(
+            watched, [*build_assets(settings, first_day), *build_views(settings), build_list_prices(settings)]
+        ),
         asset_checks=build_checks(settings),
         jobs=[
             dg.define_asset_job(

@@ -1,13 +1,17 @@
 """What an analyst sees beside an asset: row counts, samples, columns, the number. Turns results into Dagster's words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
 from spotinference_pipeline.checks import Finding
+from spotinference_pipeline.column_lineage import read_origins
+from spotinference_pipeline.orchestration import markdown
 from spotinference_pipeline.orchestration.steps import IngestReport, Written
 from spotinference_pipeline.publication import Published
 from spotinference_pipeline.reconciliation import Fetched
@@ -82,36 +86,61 @@ def record_list_prices(context: dg.AssetExecutionContext, path: Path | None) -> 
     )
 
 
-def record_tables(context: dg.AssetExecutionContext, tables: Sequence[Written]) -> None:
-    """Put each day's row count, sample and single figures beside its partition; figures are plotted over days."""
+def column_lineage(table: str) -> dict[str, dg.TableColumnLineage]:
+    """Give what each column of a SQL table is made of, read from its SQL."""
+    return {
+        "dagster/column_lineage": dg.TableColumnLineage(
+            {
+                column: [dg.TableColumnDep(dg.AssetKey(upstream.split(".")), name) for upstream, name in origins]
+                for column, origins in read_origins(table).items()
+            }
+        )
+    }
+
+
+def links(location: str) -> dict[str, dg.MetadataValue[Any]]:
+    """Give the way to the published page and to the newest published file."""
+    return {
+        "published_page": _link(f"{location}/economics/index.html"),
+        "published_file": _link(f"{location}/economics/latest.json"),
+    }
+
+
+def record_tables(
+    context: dg.AssetExecutionContext, tables: Sequence[Written], lineage: Mapping[str, Any] | None = None
+) -> None:
+    """Put each day's row count, rows, drawings and single figures beside its partition; Dagster plots figures over days."""
     for written in tables:
+        rows = markdown.upright(written) if written.trend.height else markdown.lying(written.sample)
         context.add_asset_metadata(
             {
                 "dagster/partition_row_count": written.rows,
-                "rows": dg.MetadataValue.md(_markdown(written.sample)),
+                "rows": dg.MetadataValue.md(rows),
                 **_figures(written),
+                **(lineage or {}),
             },
             asset_key=written.table.split("."),
             partition_key=written.utc_day.isoformat(),
         )
 
 
-def record_view(context: dg.AssetExecutionContext, rows: int, sample: pl.DataFrame) -> None:
+def record_view(context: dg.AssetExecutionContext, rows: int, sample: pl.DataFrame, lineage: Mapping[str, Any]) -> None:
     """Put what a view says now beside its asset."""
-    context.add_asset_metadata({"dagster/row_count": rows, "rows": dg.MetadataValue.md(_markdown(sample))})
+    shown = dg.MetadataValue.md(markdown.lying(sample))
+    context.add_asset_metadata({"dagster/row_count": rows, "rows": shown, **lineage})
 
 
 def record_publications(context: dg.AssetExecutionContext, days: Sequence[Published], location: str) -> None:
     """Put each day's published revision beside its partition."""
     for day in days:
         figure = day.usd_per_million_tokens
-        file = f"{location}/economics/days/{day.utc_day}/r{day.revision}.json"
         context.add_asset_metadata(
             {
                 "status": day.status,
                 "revision": day.revision,
                 "is_new": day.is_new,
-                "file": dg.MetadataValue.url(file) if "://" in file else dg.MetadataValue.path(file),
+                "file": _link(f"{location}/economics/days/{day.utc_day}/r{day.revision}.json"),
+                "page": _link(f"{location}/economics/index.html"),
                 "usd_per_million_tokens": "withheld" if figure is None else float(figure),
             },
             partition_key=day.utc_day.isoformat(),
@@ -125,35 +154,21 @@ def checked(broken: Sequence[Finding], meaning: str, *, blocks: bool) -> dg.Asse
         passed=not broken,
         severity=dg.AssetCheckSeverity.ERROR if blocks else dg.AssetCheckSeverity.WARN,
         description=meaning,
-        metadata={"broken_rows": rows.height, "rows": dg.MetadataValue.md(_markdown(rows.head(20)))},
+        metadata={"broken_rows": rows.height, "rows": dg.MetadataValue.md(markdown.lying(rows.head(20)))},
     )
 
 
 def _figures(written: Written) -> dict[str, float]:
-    wanted = (
-        "usd_per_million_tokens",
-        "paid_usd",
-        "served_tokens",
-        "snapshot_coverage_ratio",
-        "duty_cycle_ratio",
-        "drift_usd",
-        "token_coverage_ratio",
-        "day_unexplained_ratio",
-    )
-    if written.sample.height != 1:
+    """Give every figure of a table that has one row a day."""
+    if not written.trend.height:
         return {}
     row = written.sample.row(0, named=True)
-    return {name: float(row[name]) for name in wanted if row.get(name) is not None}
+    return {
+        name: float(figure)
+        for name, figure in row.items()
+        if isinstance(figure, Decimal | int) and not isinstance(figure, bool) and not name.endswith("_id")
+    }
 
 
-def _markdown(frame: pl.DataFrame) -> str:
-    if frame.is_empty():
-        return "no rows"
-    cells = [[_cell(cell) for cell in row] for row in frame.iter_rows()]
-    head = ["| " + " | ".join(frame.columns) + " |", "|" + " --- |" * frame.width]
-    return "\n".join(head + ["| " + " | ".join(row) + " |" for row in cells])
-
-
-def _cell(cell: object) -> str:
-    text = "" if cell is None else f"{cell}"
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")[:200]
+def _link(location: str) -> dg.MetadataValue[Any]:
+    return dg.MetadataValue.url(location) if "://" in location else dg.MetadataValue.path(location)

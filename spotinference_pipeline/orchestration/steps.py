@@ -25,17 +25,22 @@ from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_warehouse
 
-SAMPLE_ROWS, VIEW_ROWS = 8, 50
+SAMPLE_ROWS, VIEW_ROWS = 30, 50
+TREND_DAYS = 28
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a step wrote to one table for one day: the number of rows, and the first few as a sample."""
+    """What a step wrote to one table for one day: the number of rows, and the first few as a sample.
+
+    `trend`: the rows of the last 28 days, oldest first, where the table has at most one a day; else none.
+    """
 
     table: str
     utc_day: date
     rows: int
     sample: pl.DataFrame
+    trend: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def build_ledger(settings: Settings, days: Sequence[date]) -> list[Written]:
     """Build the ledger's tables for the days."""
     with open_warehouse(settings.warehouse_path) as warehouse:
         return [
-            Written(table, day, rows, _sample(warehouse, table, day))
+            _written(warehouse, table, day, rows)
             for day in days
             for table, rows in transform.build_ledger(warehouse, day).items()
         ]
@@ -106,10 +111,7 @@ def build_table(settings: Settings, table: str, days: Sequence[date]) -> list[Wr
     """
     with open_warehouse(settings.warehouse_path) as warehouse:
         wanted = _only_rolled_up(warehouse, days) if table in transform.METRICS else days
-        return [
-            Written(table, day, transform.build_table(warehouse, table, day), _sample(warehouse, table, day))
-            for day in wanted
-        ]
+        return [_written(warehouse, table, day, transform.build_table(warehouse, table, day)) for day in wanted]
 
 
 def read_view(settings: Settings, table: str) -> tuple[int, pl.DataFrame]:
@@ -135,9 +137,16 @@ def publish(settings: Settings, days: Sequence[date]) -> list[publication.Publis
     return done
 
 
-def _sample(warehouse: Warehouse, table: str, utc_day: date) -> pl.DataFrame:
-    sql = f"select * from {table} where utc_day = $utc_day limit {SAMPLE_ROWS}"  # noqa: S608
-    return warehouse.query(sql, {"utc_day": utc_day})
+def _written(warehouse: Warehouse, table: str, utc_day: date, rows: int) -> Written:
+    day = {"utc_day": utc_day}
+    sample = warehouse.query(f"select * from {table} where utc_day = $utc_day limit {SAMPLE_ROWS}", day)  # noqa: S608
+    trend = sample.clear()
+    if rows == 1:
+        trend = warehouse.query(
+            f"select * from {table} where utc_day > $utc_day - {TREND_DAYS} and utc_day <= $utc_day order by utc_day",  # noqa: S608
+            day,
+        )
+    return Written(table, utc_day, rows, sample, trend if trend["utc_day"].is_unique().all() else trend.clear())
 
 
 def _only_rolled_up(warehouse: Warehouse, days: Sequence[date]) -> list[date]:

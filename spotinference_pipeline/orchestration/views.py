@@ -31,6 +31,6 @@ def _view(settings: Settings, columns: dg.TableSchema, table: str) -> dg.AssetsD
         pool=POOL,
     )
     def read_view(context: dg.AssetExecutionContext) -> None:
-        reports.record_view(context, *steps.read_view(settings, table))
+        reports.record_view(context, *steps.read_view(settings, table), reports.column_lineage(table))
 
     return read_view
