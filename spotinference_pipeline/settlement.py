@@ -133,7 +133,7 @@ def divide(resource_type: str, own: OwnDay, bill: int) -> dict[str, int]:
 
 def _with_network(parts: Mapping[str, int], network: int, kind: str) -> dict[str, int]:
     """Give so much of the parts to the network; the other parts share what is left in proportion."""
-    others = {name: amount for name, amount in parts.items() if name != "network"} or {kind: 1}
+    others = {name: amount for name, amount in parts.items() if name != "network" and amount} or {kind: 1}
     left = apportion(sum(parts.values()) - network, list(others.values()))
     return dict(zip(others, left, strict=True)) | {"network": network}
 

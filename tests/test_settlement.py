@@ -154,7 +154,8 @@ def own_days(draw: st.DrawFn) -> OwnDay:
     shares = [Share(n * 10, n * 10 + 10, amount, weights) for n, (amount, weights) in enumerate(draw(SHARES))]
     credit = draw(st.one_of(st.just(0), st.integers(-(10**16), -1)))
     holes = [(low, low + size) for low, size in draw(st.lists(st.tuples(st.integers(0, 240), st.integers(1, 60))))]
-    return OwnDay(shares, holes, sum(share.amount for share in shares), credit, credit, len(shares))
+    network = draw(st.one_of(st.none(), st.integers(0, 10**17)))
+    return OwnDay(shares, holes, sum(share.amount for share in shares), credit, credit, len(shares), network)
 
 
 @st.composite
@@ -171,6 +172,9 @@ def test_the_parts_of_a_bill_add_up_to_it_and_only_credits_are_negative(day: Own
     parts = divide("vm", day, bill)
     assert sum(parts.values()) == bill
     assert all(amount >= 0 for kind, amount in parts.items() if kind != "credit")
+    spent = bill - day.billed_credit
+    if day.network is not None and spent >= 0:
+        assert parts.get("network", 0) == min(day.network, spent), "what Hyperstack bills for public IPs is known"
 
 
 @given(st.dictionaries(KEYS, own_days()), books_of())
