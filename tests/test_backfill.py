@@ -1,7 +1,7 @@
 """Days through rollups, metrics and rules: in any order, twice, and again after something came late."""
 
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import permutations
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from spotinference_pipeline import backfill, ledger, transform, validated, wakes
+from spotinference_pipeline import backfill, ledger, list_prices, transform, validated, wakes
 from spotinference_pipeline.errors import WarehouseError
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_scratch
@@ -25,6 +25,7 @@ Make = Callable[..., Any]
 def three_days(scratch: Warehouse, lay_raw_files: Make, tmp_path: Path) -> Warehouse:
     for day in DAYS:
         lay_raw_files(tmp_path, day)
+    list_prices.copy_prices(tmp_path / "raw" / "list_prices", datetime(2026, 11, 23, tzinfo=UTC))
     ingest(scratch, tmp_path)
     return scratch
 
