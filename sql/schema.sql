@@ -271,7 +271,7 @@ comment on column validated.invoice_lines.category is
 'vm, volume, snapshot, bucket, cluster, contract, other or tax; null where the line bills one resource';
 comment on column validated.invoice_lines.period_end is 'first UTC day after the billed period';
 
--- One row per UTC day of our own copy of list prices, basket, member and tier. Rows never change: history is not repriced.
+-- One row per UTC day of our own copy of list prices, basket, member and tier. Rows never change.
 create table if not exists validated.list_prices (
     copied_at timestamptz not null,
     utc_day date not null,
@@ -748,7 +748,8 @@ create table if not exists metric.list_price_comparison (
     unpriced_reason varchar
 );
 comment on column metric.list_price_comparison.as_of is 'day of our own copy of the prices';
-comment on column metric.list_price_comparison.workload_usd is 'all requests with known tokens, each priced by its size';
+comment on column metric.list_price_comparison.workload_usd is
+'all requests with known tokens, each priced by its size';
 comment on column metric.list_price_comparison.is_cheapest is 'of its basket; the first by name where several are';
 
 -- One row per day D and basket: the members' prices for our requests, and what was priced.

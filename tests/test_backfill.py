@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from spotinference_pipeline import backfill, ledger, transform, validated, wakes
+from spotinference_pipeline import backfill, ledger, list_prices, transform, validated, wakes
 from spotinference_pipeline.errors import WarehouseError
 from spotinference_pipeline.settings import read
 from spotinference_pipeline.storage import Storage
@@ -27,6 +27,7 @@ Make = Callable[..., Any]
 def three_days(scratch: Warehouse, lay_raw_files: Make, tmp_path: Path) -> Warehouse:
     for day in DAYS:
         lay_raw_files(tmp_path, day)
+    list_prices.copy_prices(tmp_path / "raw" / "list_prices", datetime(2026, 11, 23, tzinfo=UTC))
     ingest(scratch, tmp_path)
     return scratch
 

@@ -100,7 +100,7 @@ def test_a_corrected_invoice_is_the_next_revision_and_a_rebuild_knows_both(desk:
         "billed 2880.00 USD and tax 10.00; ledger 2880.00; residual 0 cents",
     ]
     before = desk.type("invoice", "show", "--json").stdout
-    assert desk.type("rebuild").stdout == "10 files read, 2 days built\n"
+    assert desk.type("rebuild").stdout == "11 files read, 2 days built\n"
     assert desk.type("invoice", "show", "--json").stdout == before
 
 

@@ -332,7 +332,7 @@ def test_every_member_and_what_could_not_be_priced_is_shown() -> None:
     assert "$0.1880, $3.0000, $44.0000" in text
     assert "never, 60.00 %" in text
     assert "8 requests. Cached there too." in text
-    assert "<strong>41.00 %, as measured</strong> of the time" in text
+    assert "41.00 % of the time, <strong>as measured</strong>" in text
     assert "Pessimistic at higher load." in text
     assert "As measured." in text
 
