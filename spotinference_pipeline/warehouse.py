@@ -5,11 +5,12 @@ one, so connections are short and opening is tried again until the deadline. Fra
 capsules, so pyarrow is not needed.
 """
 
+import json
 import os
 import random
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -151,11 +152,21 @@ def describe_tables() -> dict[str, list[Column]]:
 
 
 def read_upstreams(table: str) -> list[str]:
-    """Give the tables that a table's SQL reads, found by DuckDB's parser."""
+    """Give the tables that a table's SQL reads, found by DuckDB's parser: those with a stage before their name."""
     with duckdb.connect(":memory:") as connection:
-        connection.execute((SQL_DIR / "macros.sql").read_text())
-        names = connection.get_table_names(read_sql(table).replace("$utc_day", "date '2000-01-01'"), qualified=True)
-        return sorted({name.replace('"', "").partition(" AS ")[0] for name in names})
+        (parsed,) = connection.execute("select json_serialize_sql($sql)", {"sql": read_sql(table)}).fetchall()[0]
+    return sorted(set(_read_tables(json.loads(parsed))))
+
+
+def _read_tables(node: object) -> Iterator[str]:
+    """Walk a parsed query; steps of `with` have no stage."""
+    children: Iterable[object] = node if isinstance(node, list) else ()
+    if isinstance(node, dict):
+        if node.get("type") == "BASE_TABLE" and node["schema_name"]:
+            yield f"{node['schema_name']}.{node['table_name']}"
+        children = node.values()
+    for child in children:
+        yield from _read_tables(child)
 
 
 @contextmanager

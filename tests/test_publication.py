@@ -118,7 +118,8 @@ def test_the_pointer_is_the_newest_revision_byte_for_byte(
     assert (latest["revision"], latest["reason"], latest["previous"]) == (1, "first", None)
     assert latest["published_at"] == "2026-11-23T02:10:00Z"
     assert latest["usd_per_million_by_part"]["busy"] == "6.000000000000"
-    assert latest["by_model"] == [{"model": "llama", "served_tokens": 7_000_000, "usd_per_million_tokens": None}]
+    unknown = {"usd_per_million_tokens": None, "paid_usd": None}
+    assert latest["by_model"] == [{"model": "llama", "served_tokens": 7_000_000, **unknown}]
 
 
 def test_revisions_are_written_first_and_the_pointer_last(
