@@ -1,10 +1,11 @@
 """Nothing gets lost between reading and storing."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
 
-from spotinference_pipeline.batch import QUARANTINE_CHARACTERS, Batch, Tally, to_frame
+from spotinference_pipeline.batch import EPOCH, QUARANTINE_CHARACTERS, Batch, Tally, to_frame
 
 
 def test_what_is_read_is_accepted_quarantined_or_repeated() -> None:
@@ -28,6 +29,25 @@ def test_rows_that_break_the_contract_go_to_quarantine_with_what_was_there() -> 
     assert (row["source_line"], row["position"], row["target_table"]) == (-7, "row", "validated.request_stops")
     assert "source_line" in row["reason"]
     assert "'request_id': 'b'" in row["content"]
+
+
+def test_rows_of_both_kinds_make_one_frame_and_columns_that_are_not_given_are_null() -> None:
+    batch = Batch()
+    at = datetime(2026, 11, 22, 10, 0, 0, 7, tzinfo=UTC)
+    batch.add("validated.request_usages", ("a", at, 1, None, "file", 1))
+    columns = {
+        "request_id": ["b", "c"],
+        "observed_at": [at - EPOCH, timedelta(days=20_000)],
+        "prompt_tokens": [2, None],
+    }
+    batch.add_columns("validated.request_usages", columns, "other", [8, 9])
+    assert batch.tables() == ["validated.request_usages"]
+    assert batch.frame("validated.request_usages").rows() == [
+        ("a", at, 1, None, "file", 1),
+        ("b", at, 2, None, "other", 8),
+        ("c", datetime(2024, 10, 4, tzinfo=UTC), None, None, "other", 9),
+    ]
+    assert [batch.tallies[file].read for file in ("file", "other")] == [1, 2]
 
 
 def test_a_conflict_says_by_which_key(words: Any) -> None:

@@ -21,8 +21,8 @@ from spotinference_sim.clock import SystemClock
 from spotinference_sim.scenario import Scenario
 from spotinference_sim.simulators import API_KEY, Simulators
 
-from spotinference_pipeline import checks, raw, shipped, verification
-from spotinference_pipeline.orchestration import automation, definitions
+from spotinference_pipeline import checks, raw, shipped, transform, verification, warehouse
+from spotinference_pipeline.orchestration import automation, definitions, freshness
 from spotinference_pipeline.pacing import was_asked
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
@@ -678,8 +678,34 @@ def test_a_day_without_the_days_before_it_is_refused_rather_than_published_too_c
     assert copy.materializations("publication/economics") == []
 
 
-def test_freshness_of_the_number_is_watched(empty: Graph) -> None:
-    spec = empty.assets.get(dg.AssetKey(["metric", "cost_per_mtok"]))
-    assert spec.freshness_policy is not None
-    assert spec.freshness_policy.deadline_cron == "0 2 * * *"
-    assert spec.freshness_policy.lower_bound_delta == timedelta(hours=2)
+def test_whatever_time_makes_stale_is_watched(empty: Graph) -> None:
+    policies = {node.key.to_user_string(): node.to_asset_spec().freshness_policy for node in empty.assets.asset_nodes}
+    assert policies["raw/hyperstack"] == freshness.EVERY_MINUTE
+    assert policies["validated/requests"] == freshness.EVERY_HOUR
+    for asset in ("rollup/cost_days", "metric/cost_per_mtok", "publication/economics"):
+        assert policies[asset] == dg.FreshnessPolicy.cron("0 2 * * *", timedelta(hours=2))
+    unwatched = {asset for asset, policy in policies.items() if policy is None}
+    views = {table.replace(".", "/") for table in warehouse.VIEWS}
+    assert unwatched == {"raw/billing_history", "raw/invoices"} | views
+
+
+def test_a_built_sql_table_shows_what_its_columns_are_made_of(built: Built) -> None:
+    (event, *_) = built.graph.materializations("metric/cost_per_mtok")
+    lineage = event.metadata["dagster/column_lineage"].value
+    found = {
+        (dep.asset_key.to_user_string(), dep.column_name) for dep in lineage.deps_by_column["usd_per_million_tokens"]
+    }
+    assert found == {("metric/paid", "paid_usd"), ("metric/served", "served_tokens")}
+    for table in (*transform.ROLLUPS, *transform.METRICS):
+        for shown in built.graph.materializations(table.replace(".", "/")):
+            assert "dagster/column_lineage" in shown.metadata, table
+
+
+def test_a_built_table_draws_its_rows_and_names_the_published_page(built: Built) -> None:
+    number, parts = (built.graph.materializations(f"metric/{name}")[-1] for name in ("cost_per_mtok", "cost_parts"))
+    for event in (number, parts):
+        assert "(data:image/svg+xml;base64," in str(event.metadata["rows"].value)
+    assert "| usd_per_million_tokens | " in str(number.metadata["rows"].value)
+    node = built.graph.assets.get(dg.AssetKey(["metric", "cost_per_mtok"]))
+    assert Path(str(node.metadata["published_page"].value)).is_file()
+    assert Path(str(node.metadata["published_file"].value)).is_file()

@@ -86,12 +86,15 @@ def test_what_is_no_sealed_segment_is_left_alone(desk: Any, lines: Any) -> None:
     assert desk.ingest().files == 0
 
 
-def test_many_files_are_read_in_batches_and_none_is_forgotten(desk: Any, lines: Any) -> None:
-    count = validated.FILES_PER_BATCH + 3
-    for number in range(count):
-        desk.log.write(lines.name(number), lines.segment(lines.end(number)))
-    assert desk.ingest().files == count
-    assert desk.count("requests") == count
+@pytest.mark.parametrize("bytes_per_batch", [1, 3_000, validated.BYTES_PER_BATCH])
+def test_many_files_are_read_in_batches_and_none_is_forgotten(desk: Any, lines: Any, bytes_per_batch: int) -> None:
+    for number in range(7):
+        open_request = [lines.begin(number + 10), lines.usage(number + 10, "10:00:10")]
+        desk.log.write(lines.name(number), lines.segment(lines.end(number), lines.end(0), *open_request))
+    done = validated.ingest(desk.warehouse, desk.raw_dir, desk.log, bytes_per_batch=bytes_per_batch)
+    assert (done.files, done.rows_read, done.rows_repeated) == (7, 7 * 6, 7)
+    assert (desk.count("requests"), desk.count("request_begins"), desk.count("request_usages")) == (7, 7, 7)
+    assert_adds_up(desk)
 
 
 def test_a_batch_is_stored_as_a_whole_or_not_at_all(desk: Any, lines: Any) -> None:
