@@ -237,6 +237,8 @@ def test_everything_that_is_published_is_upstream_of_the_publication(empty: Grap
         "metric/figures",
         "metric/inputs",
         "metric/invoice_residuals",
+        "metric/model_costs",
+        "metric/request_percentiles",
     }
 
 
