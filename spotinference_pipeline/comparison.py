@@ -99,8 +99,8 @@ def describe_what_if(elsewhere: Elsewhere, *, is_withheld: bool) -> dict[str, An
         return None
     (load,) = elsewhere.load
     return {
-        "usd_per_active_second": _text(load["usd_per_active_second"]),
-        "tokens_per_busy_second": _text(load["tokens_per_busy_second"]),
+        "usd_per_active_gpu_second": _text(load["usd_per_active_gpu_second"]),
+        "tokens_per_busy_gpu_second": _text(load["tokens_per_busy_gpu_second"]),
         "fixed_usd_per_million_tokens": _text(load["fixed_usd_per_million_tokens"]),
         "at": [
             {

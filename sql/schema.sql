@@ -528,7 +528,8 @@ comment on column rollup.engine_days.opened_at is
 comment on column rollup.engine_days.closed_at is 'last scrape at or before the next day''s first instant';
 comment on column rollup.engine_days.engine_prompt_tokens is
 'what vllm:prompt_tokens_total moved by between opened_at and closed_at';
-comment on column rollup.engine_days.overhang_at is 'first scrape of the same life after the day; null where there is none';
+comment on column rollup.engine_days.overhang_at is
+'first scrape of the same life after the day; null where there is none';
 comment on column rollup.engine_days.overhang_tokens is 'what both counters moved by between closed_at and overhang_at';
 comment on column rollup.engine_days.requests is 'that ended between opened_at and closed_at, canaries too';
 comment on column rollup.engine_days.prompt_tokens is 'of these requests as logged: once for all choices';
@@ -779,10 +780,10 @@ create table if not exists metric.load_costs (
     running_usd decimal(38, 15),
     fixed_usd decimal(38, 15),
     served_tokens bigint,
-    active_seconds decimal(18, 6),
-    busy_seconds decimal(18, 6),
-    usd_per_active_second decimal(38, 12),
-    tokens_per_busy_second decimal(18, 6),
+    active_gpu_seconds decimal(18, 6),
+    busy_gpu_seconds decimal(18, 6),
+    usd_per_active_gpu_second decimal(38, 12),
+    tokens_per_busy_gpu_second decimal(18, 6),
     fixed_usd_per_million_tokens decimal(38, 12)
 );
 comment on column metric.load_costs.running_usd is 'busy and idle';

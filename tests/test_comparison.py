@@ -111,7 +111,7 @@ def test_the_measured_load_gives_the_number_itself(document: Callable[..., Any])
 
 def test_loads_of_which_a_part_is_not_known_are_not_described() -> None:
     row = {"usd_per_million_tokens": None, "duty_cycle_ratio": Decimal("0.1"), "is_measured": False}
-    unknown = Elsewhere(load=[{"usd_per_active_second": None}], what_if=[row])
+    unknown = Elsewhere(load=[{"usd_per_active_gpu_second": None}], what_if=[row])
     assert comparison.describe_what_if(unknown, is_withheld=False) is None
     assert comparison.describe_what_if(Elsewhere(), is_withheld=False) is None
 
@@ -139,7 +139,7 @@ def test_our_number_is_at_most_a_price_exactly_from_its_break_even_on(
     costs = {"running_usd": running, "fixed_usd": fixed, "served_tokens": served}
     with open_scratch() as warehouse:
         insert(warehouse, "metric.list_price_baskets", [basket])
-        times = {"active_seconds": active, "busy_seconds": busy}
+        times = {"active_gpu_seconds": active, "busy_gpu_seconds": busy}
         insert(warehouse, "metric.load_costs", [{"utc_day": DAY} | costs | times])
         warehouse.build_day("metric.break_even", DAY)
         warehouse.build_day("metric.what_if", DAY)

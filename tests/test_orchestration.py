@@ -260,6 +260,8 @@ def test_everything_that_is_published_is_upstream_of_the_publication(empty: Grap
         "metric/list_price_baskets",
         "metric/list_price_comparison",
         "metric/load_costs",
+        "metric/model_costs",
+        "metric/request_percentiles",
         "metric/what_if",
     }
 

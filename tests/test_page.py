@@ -290,8 +290,8 @@ def a_basket(least: str | None, **changed: Any) -> dict[str, Any]:
 
 
 WHAT_IF = {
-    "usd_per_active_second": "0.0025",
-    "tokens_per_busy_second": "833.3",
+    "usd_per_active_gpu_second": "0.0025",
+    "tokens_per_busy_gpu_second": "833.3",
     "fixed_usd_per_million_tokens": "1",
     "at": [
         {"duty_cycle": "0.41", "usd_per_million_tokens": "1.93", "is_measured": True},

@@ -1,7 +1,7 @@
 -- One row per basket and price of it (min, median) for the day D: the duty cycle from which on our own machines would
--- be cheaper than that price P, 1e6 * R / (theta * (P - F)), with R = running_usd / ACTIVE seconds, theta = served /
--- busy seconds, F = fixed USD per million tokens; never where it is not in (0, 1]. At 6 decimals, divided in binary
--- floats; whether P is above F is decided in integers. docs/method.md, "Break-even and what-if".
+-- be cheaper than that price P, 1e6 * R / (theta * (P - F)), with R = running_usd / ACTIVE GPU-seconds, theta = served
+-- / busy GPU-seconds, F = fixed USD per million tokens; never where it is not in (0, 1]. At 6 decimals, divided in
+-- binary floats; whether P is above F is decided in integers. docs/method.md, "Break-even and what-if".
 with prices as (
     select
         basket,
@@ -18,8 +18,8 @@ margins as (
         prices.usd_per_million_tokens,
         cast(prices.usd_per_million_tokens * 1000000000000 as hugeint) * costs.served_tokens
         - 1000 * cast(costs.fixed_usd * 1000000000000000 as hugeint) as margin,
-        1000 * cast(costs.running_usd * 1000000000000000 as hugeint) * (costs.busy_seconds / costs.active_seconds)
-            as needed
+        1000 * cast(costs.running_usd * 1000000000000000 as hugeint)
+        * (costs.busy_gpu_seconds / costs.active_gpu_seconds) as needed
     from prices
     cross join metric.load_costs as costs
     where costs.utc_day = $utc_day

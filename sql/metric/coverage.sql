@@ -38,14 +38,12 @@ select
     cast(engines.tokens as bigint) as engine_tokens,
     cast(residuals.unexplained as bigint) as unexplained_tokens,
     cast(
-        round((engines.tokens - residuals.missing) / nullif(engines.tokens, 0), 6) as decimal(18, 6)
+        metric.ratio(engines.tokens - residuals.missing, engines.tokens) as decimal(18, 6)
     ) as token_coverage_ratio,
-    cast(round(log.witnessed / nullif(log.logged, 0), 6) as decimal(18, 6)) as witnessed_ratio,
+    cast(metric.ratio(log.witnessed, log.logged) as decimal(18, 6)) as witnessed_ratio,
     cast(engines.day_tokens as bigint) as day_engine_tokens,
     cast(residuals.day_unexplained as bigint) as day_unexplained_tokens,
-    cast(
-        round(residuals.day_unexplained / nullif(engines.day_tokens, 0), 6) as decimal(18, 6)
-    ) as day_unexplained_ratio,
+    cast(metric.ratio(residuals.day_unexplained, engines.day_tokens) as decimal(18, 6)) as day_unexplained_ratio,
     cast(log.lost_segments as bigint) as lost_segments,
     cast(log.rows_missing as bigint) as rows_missing
 from engines

@@ -7,7 +7,7 @@ with costs as (
     select
         utc_day,
         1000000 * cast(running_usd + fixed_usd as double) / served_tokens as measured_usd,
-        busy_seconds / active_seconds as measured_ratio
+        busy_gpu_seconds / active_gpu_seconds as measured_ratio
     from metric.load_costs
     where utc_day = $utc_day
 ),
