@@ -17,8 +17,8 @@ from spotinference_pipeline.windows import Window
 def read_busy(warehouse: Warehouse, day: Window) -> dict[int, list[Interval]]:
     """Read when each machine had a request in flight that touches the day: sorted, joined where they overlap or touch.
 
-    Joined by DuckDB, because a day may have ten million requests. A sum numbers the joined ones: a count with `filter` over
-    the same window takes the square of the time.
+    Joined by DuckDB, because a day may have ten million requests. A sum numbers the joined ones: a count with `filter`
+    over the same window takes the square of the time.
     """
     frame = warehouse.query(
         """
