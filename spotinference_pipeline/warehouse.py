@@ -256,6 +256,7 @@ def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
     for setting in (
         "set timezone = 'UTC'",
         "set checkpoint_threshold = '128MiB'",  # at 16 MB every batch of an ingest packs the rows of the last one again
+        "set enable_progress_bar = false",
         "set enable_external_access = false",
         "set autoinstall_known_extensions = false",
         "set autoload_known_extensions = false",

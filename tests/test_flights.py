@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spotinference_pipeline import contracts
 from spotinference_pipeline.flights import read_busy, read_first_bytes
 from spotinference_pipeline.meter import Interval, union
 from spotinference_pipeline.warehouse import Warehouse, open_scratch
@@ -20,6 +22,14 @@ AROUND = st.integers(-15 * 3600, 15 * 3600)
 REQUESTS = st.lists(
     st.tuples(st.sampled_from([1, 2, None]), AROUND, st.sampled_from([0, 1, 60, 7200, 90_000])), max_size=12
 )
+PLAUSIBLE = {
+    "endpoint": "/v1",
+    "end_reason": "complete",
+    "usage_source": "none",
+    "source_file": "file",
+    "source_line": 1,
+}
+PLAUSIBLE |= dict.fromkeys(("is_stream", "is_canary", "is_recovered"), False)
 
 
 def at(seconds: int) -> datetime:
@@ -27,13 +37,14 @@ def at(seconds: int) -> datetime:
 
 
 @pytest.fixture(scope="module")
-def fill(insert: Callable[..., None]) -> Iterator[Callable[[Sequence[tuple[int | None, int, int]]], Warehouse]]:
+def fill() -> Iterator[Callable[[Sequence[tuple[int | None, int, int]]], Warehouse]]:
     with open_scratch() as warehouse:
 
         def fill_requests(requests: Sequence[tuple[int | None, int, int]]) -> Warehouse:
             warehouse.execute("delete from validated.requests")
             rows: list[dict[str, Any]] = [
-                {
+                PLAUSIBLE
+                | {
                     "request_id": f"{number}",
                     "vm_id": vm_id,
                     "started_at": at(start),
@@ -42,12 +53,15 @@ def fill(insert: Callable[..., None]) -> Iterator[Callable[[Sequence[tuple[int |
                 }
                 for number, (vm_id, start, length) in enumerate(requests)
             ]
-            insert(warehouse, "validated.requests", rows)
+            warehouse.append(
+                "validated.requests", pl.DataFrame(rows, schema=contracts.polars_schema("validated.requests"))
+            )
             return warehouse
 
         yield fill_requests
 
 
+@settings(max_examples=40)
 @given(requests=REQUESTS)
 def test_busy_time_is_the_union_of_the_intervals_that_touch_the_day(fill: Any, requests: list[Any]) -> None:
     expected: dict[int, list[Interval]] = defaultdict(list)
@@ -58,6 +72,7 @@ def test_busy_time_is_the_union_of_the_intervals_that_touch_the_day(fill: Any, r
     assert read_busy(fill(requests), DAY) == {vm_id: intervals for vm_id, intervals in joined.items() if intervals}
 
 
+@settings(max_examples=40)
 @given(requests=REQUESTS, runs=st.lists(st.tuples(st.sampled_from([1, 2]), AROUND, st.integers(1, 80_000)), max_size=3))
 def test_the_first_byte_of_each_run_is_the_earliest_within_it(fill: Any, requests: list[Any], runs: list[Any]) -> None:
     wanted = [(vm_id, to_microseconds(at(start)), to_microseconds(at(start + length))) for vm_id, start, length in runs]

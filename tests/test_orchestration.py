@@ -22,7 +22,7 @@ from spotinference_sim.scenario import Scenario
 from spotinference_sim.simulators import API_KEY, Simulators
 
 from spotinference_pipeline import checks, raw, shipped, transform, verification, warehouse
-from spotinference_pipeline.orchestration import automation, definitions, freshness
+from spotinference_pipeline.orchestration import automation, definitions, drawings, freshness
 from spotinference_pipeline.pacing import was_asked
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
@@ -706,7 +706,8 @@ def test_a_built_sql_table_shows_what_its_columns_are_made_of(built: Built) -> N
 def test_a_built_table_draws_its_rows_and_names_the_published_page(built: Built) -> None:
     number, parts = (built.graph.materializations(f"metric/{name}")[-1] for name in ("cost_per_mtok", "cost_parts"))
     for event in (number, parts):
-        assert "(data:image/svg+xml;base64," in str(event.metadata["rows"].value)
+        assert "(data:image/svg+xml;base64," in str(event.metadata["plot"].value)
+        assert len(str(event.metadata["plot"].value)) < drawings.INLINE_CHARACTERS
     assert "| usd_per_million_tokens | " in str(number.metadata["rows"].value)
     node = built.graph.assets.get(dg.AssetKey(["metric", "cost_per_mtok"]))
     assert Path(str(node.metadata["published_page"].value)).is_file()

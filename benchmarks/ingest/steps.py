@@ -87,8 +87,9 @@ def scan(folder: Path) -> int:
     columns = ", ".join(f"'{name}': '{kind}'" for name, kind in COLUMNS.items())
     files = f"read_json('{folder / 'log'}/*.jsonl', format = 'newline_delimited', columns = {{{columns}}})"
     counts = ", ".join(f'count("{name}")' for name in COLUMNS)
-    with duckdb.connect(":memory:", config={"enable_progress_bar": False}) as connection:
-        row = connection.execute(f"select count(*), {counts} from {files}").fetchone()
+    with duckdb.connect(":memory:") as connection:
+        connection.execute("set enable_progress_bar = false")
+        row = connection.execute(f"select count(*), {counts} from {files}").fetchone()  # noqa: S608
     return int(row[0]) if row else 0
 
 

@@ -1,6 +1,7 @@
-"""Rows as markdown: what an analyst reads beside an asset, with a bar to each row or the trend of each figure.
+"""Rows as markdown: what an analyst reads beside an asset, and the drawing that goes with them.
 
-Numbers are shown as they are stored, to the last digit.
+Numbers are shown as they are stored, to the last digit. No list of tables or columns is kept here: what is drawn follows
+from the columns' types and names.
 """
 
 from decimal import Decimal
@@ -11,48 +12,69 @@ from spotinference_pipeline.orchestration import drawings
 from spotinference_pipeline.orchestration.steps import Written
 
 CELL_CHARACTERS = 200
+PLOT_WIDTH, PLOT_HEIGHT = 420, 90
 
 
 def lying(frame: pl.DataFrame) -> str:
-    """Write a row per row; where there are several, with a bar for their leading measure."""
+    """Write a row per row."""
     if frame.is_empty():
         return "no rows"
-    names, rows = list(frame.columns), [[_cell(cell) for cell in row] for row in frame.iter_rows()]
-    measure = _measure(frame)
-    if measure is not None and frame.height > 1:
-        figures = frame[measure].to_list()
-        largest = max((abs(figure) for figure in figures if figure is not None), default=0)
-        names.append(f"{measure} as a bar")
-        rows = [[*row, drawings.bar(figure, largest)] for row, figure in zip(rows, figures, strict=True)]
-    sides = ["---:" if name in frame.columns and frame[name].dtype.is_numeric() else "---" for name in names]
-    return _table(names, sides, rows)
+    rows = [[_cell(cell) for cell in row] for row in frame.iter_rows()]
+    return _table(list(frame.columns), ["---:" if dtype.is_numeric() else "---" for dtype in frame.dtypes], rows)
 
 
-def upright(written: Written) -> str:
-    """Write the one row of a day as a row per column, each figure with its trend up to that day."""
-    row = written.sample.row(0, named=True)
-    days = written.trend.height
-    rows = [
-        [
-            name,
-            _cell(value),
-            drawings.trend(written.trend[name].to_list())
-            if written.trend[name].dtype.is_numeric() and days > 1
-            else "",
-        ]
-        for name, value in row.items()
-    ]
-    return _table(["column", f"{written.utc_day}", f"last {days} days"], ["---", "---:", "---"], rows)
+def upright(frame: pl.DataFrame) -> str:
+    """Write the one row of a day as a row per column."""
+    rows = [[name, _cell(value)] for name, value in frame.row(0, named=True).items()]
+    return _table(["column", "of the day"], ["---", "---:"], rows)
 
 
-def _measure(frame: pl.DataFrame) -> str | None:
-    """Choose the column that a bar shows: money before tokens before time, the last of a kind."""
-    numeric = [name for name in frame.columns if frame[name].dtype.is_numeric()]
-    for word in ("usd", "tokens", "seconds"):
-        found = [name for name in numeric if word in name]
+def trends(frame: pl.DataFrame) -> str:
+    """Write each figure of successive days with its trend, its lowest and its highest; frame: one row a day, oldest first."""
+    rows = []
+    for name in measures(frame):
+        known = frame[name].drop_nulls()
+        rows.append([name, drawings.trend(frame[name].to_list()), _cell(known.min()), _cell(known.max())])
+    return _table(["figure", f"last {frame.height} days", "lowest", "highest"], ["---", "---", "---:", "---:"], rows)
+
+
+def plot(written: Written) -> str:
+    """Draw the leading measure: over the last days where there is one row a day, else a bar per row; empty without one."""
+    measure = leading_measure(written.sample)
+    if measure is None or written.sample.is_empty():
+        return ""
+    if written.trend.height:
+        drawn = (
+            drawings.trend(written.trend[measure].to_list(), PLOT_WIDTH, PLOT_HEIGHT)
+            if written.trend.height > 1
+            else ""
+        )
+    else:
+        drawn = drawings.bars(_labels(written.sample), written.sample[measure].to_list())
+    return f"{measure}\n\n{drawn}" if drawn else ""
+
+
+def measures(frame: pl.DataFrame) -> list[str]:
+    """Give the columns that are figures: numbers that name nothing."""
+    return [name for name, dtype in frame.schema.items() if dtype.is_numeric() and not name.endswith("_id")]
+
+
+def leading_measure(frame: pl.DataFrame) -> str | None:
+    """Choose the column that is drawn: the number, else money before tokens before time, the first of a kind."""
+    for word in ("usd_per_million", "usd", "tokens", "seconds", "ratio"):
+        found = [name for name in measures(frame) if word in name]
         if found:
-            return found[-1]
+            return found[0]
     return None
+
+
+def _labels(frame: pl.DataFrame) -> list[str]:
+    """Name each row by its words, or by its ids; words that all rows share say nothing."""
+    names = [name for name, dtype in frame.schema.items() if dtype == pl.String or name.endswith("_id")]
+    telling = [name for name in names if frame[name].n_unique() > 1] or names
+    return [
+        " ".join(_cell(cell) for cell in reversed(row) if cell is not None) for row in frame.select(telling).iter_rows()
+    ]
 
 
 def _table(names: list[str], sides: list[str], rows: list[list[str]]) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +110,10 @@ def record_tables(
 ) -> None:
     """Put each day's row count, rows, drawings and single figures beside its partition; Dagster plots figures over days."""
     for written in tables:
-        rows = markdown.upright(written) if written.trend.height else markdown.lying(written.sample)
         context.add_asset_metadata(
             {
                 "dagster/partition_row_count": written.rows,
-                "rows": dg.MetadataValue.md(rows),
+                **_shown(written),
                 **_figures(written),
                 **(lineage or {}),
             },
@@ -158,6 +156,17 @@ def checked(broken: Sequence[Finding], meaning: str, *, blocks: bool) -> dg.Asse
     )
 
 
+def _shown(written: Written) -> dict[str, dg.MetadataValue[Any]]:
+    """Give a day's drawing, rows and trends, those that there are."""
+    one_a_day = written.trend.height > 0
+    texts = {
+        "plot": markdown.plot(written),
+        "rows": markdown.upright(written.sample) if one_a_day else markdown.lying(written.sample),
+        "trends": markdown.trends(written.trend) if written.trend.height > 1 else "",
+    }
+    return {name: dg.MetadataValue.md(text) for name, text in texts.items() if text}
+
+
 def _figures(written: Written) -> dict[str, float]:
     """Give every figure of a table that has one row a day."""
     if not written.trend.height:
@@ -166,7 +175,7 @@ def _figures(written: Written) -> dict[str, float]:
     return {
         name: float(figure)
         for name, figure in row.items()
-        if isinstance(figure, Decimal | int) and not isinstance(figure, bool) and not name.endswith("_id")
+        if name in markdown.measures(written.sample) and figure is not None
     }
 
 
