@@ -460,7 +460,8 @@ comment on column rollup.engine_days.opened_at is
 comment on column rollup.engine_days.closed_at is 'last scrape at or before the next day''s first instant';
 comment on column rollup.engine_days.engine_prompt_tokens is
 'what vllm:prompt_tokens_total moved by between opened_at and closed_at';
-comment on column rollup.engine_days.overhang_at is 'first scrape of the same life after the day; null where there is none';
+comment on column rollup.engine_days.overhang_at is
+'first scrape of the same life after the day; null where there is none';
 comment on column rollup.engine_days.overhang_tokens is 'what both counters moved by between closed_at and overhang_at';
 comment on column rollup.engine_days.requests is 'that ended between opened_at and closed_at, canaries too';
 comment on column rollup.engine_days.prompt_tokens is 'of these requests as logged: once for all choices';
