@@ -26,7 +26,7 @@ from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_scratch
 
 IS_SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
-SEEDS = range(200 if IS_SOAK else 3)
+SEEDS = range(200 if IS_SOAK else 2)
 FIRST = date(2026, 11, 16)
 DAYS = [FIRST + timedelta(days=day) for day in range(7)]
 QUARTER_S = 900
