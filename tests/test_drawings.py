@@ -92,7 +92,7 @@ def test_the_one_row_of_a_day_stands_upright_and_each_figure_has_its_trend() -> 
 
 def test_the_plot_is_the_trend_of_the_leading_measure_or_a_bar_per_row() -> None:
     of_days = markdown.plot(Written("metric.some", DAY, 1, TREND.tail(1), TREND))
-    assert of_days.startswith("paid_usd\n\n![2 days, 1 to 2]")
+    assert of_days.startswith("paid_usd, last 2 days, 1 to 2\n\n![2 days, 1 to 2]")
     rows = pl.DataFrame({"kind": ["busy", "idle"], "same": ["x", "x"], "requests": [9, 9], "prompt_tokens": [1, 2]})
     measure, _, image = markdown.plot(Written("rollup.some", DAY, 2, rows, rows.clear())).partition("\n\n")
     (group,) = shapes(image)

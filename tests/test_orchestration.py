@@ -698,6 +698,10 @@ def test_a_built_sql_table_shows_what_its_columns_are_made_of(built: Built) -> N
         (dep.asset_key.to_user_string(), dep.column_name) for dep in lineage.deps_by_column["usd_per_million_tokens"]
     }
     assert found == {("metric/paid", "paid_usd"), ("metric/served", "served_tokens")}
+    described = {
+        column.name: str(column.description) for column in event.metadata["dagster/column_schema"].value.columns
+    }
+    assert described["usd_per_million_tokens"].endswith("; from metric.paid.paid_usd, metric.served.served_tokens")
     for table in (*transform.ROLLUPS, *transform.METRICS):
         for shown in built.graph.materializations(table.replace(".", "/")):
             assert "dagster/column_lineage" in shown.metadata, table

@@ -43,15 +43,16 @@ def plot(written: Written) -> str:
     measure = leading_measure(written.sample)
     if measure is None or written.sample.is_empty():
         return ""
-    if written.trend.height:
-        drawn = (
-            drawings.trend(written.trend[measure].to_list(), PLOT_WIDTH, PLOT_HEIGHT)
-            if written.trend.height > 1
-            else ""
-        )
-    else:
+    words, drawn = measure, ""
+    if not written.trend.height:
         drawn = drawings.bars(_labels(written.sample), written.sample[measure].to_list())
-    return f"{measure}\n\n{drawn}" if drawn else ""
+    elif written.trend.height > 1:
+        figures = [float(figure) for figure in written.trend[measure].drop_nulls()]
+        words = f"{measure}, last {written.trend.height} days" + (
+            f", {min(figures):.6g} to {max(figures):.6g}" if figures else ""
+        )
+        drawn = drawings.trend(written.trend[measure].to_list(), PLOT_WIDTH, PLOT_HEIGHT)
+    return f"{words}\n\n{drawn}" if drawn else ""
 
 
 def measures(frame: pl.DataFrame) -> list[str]:

@@ -1,6 +1,7 @@
 """What an analyst sees beside an asset: row counts, samples, columns, the number. Turns results into Dagster's words."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from spotinference_pipeline.orchestration import markdown
 from spotinference_pipeline.orchestration.steps import IngestReport, Written
 from spotinference_pipeline.publication import Published
 from spotinference_pipeline.reconciliation import Fetched
-from spotinference_pipeline.warehouse import Column
+from spotinference_pipeline.warehouse import Column, describe_tables
 
 LATE_DAYS = "late_days"
 
@@ -85,16 +86,25 @@ def record_list_prices(context: dg.AssetExecutionContext, path: Path | None) -> 
     )
 
 
-def column_lineage(table: str) -> dict[str, dg.TableColumnLineage]:
-    """Give what each column of a SQL table is made of, read from its SQL."""
-    return {
-        "dagster/column_lineage": dg.TableColumnLineage(
-            {
-                column: [dg.TableColumnDep(dg.AssetKey(upstream.split(".")), name) for upstream, name in origins]
-                for column, origins in read_origins(table).items()
-            }
-        )
+def column_lineage(table: str) -> dict[str, dg.TableColumnLineage | dg.TableSchema]:
+    """Give what each column of a SQL table is made of, read from its SQL, and the table's columns with that in words.
+
+    The open UI (1.13) keeps column lineage for its API and shows only the words.
+    """
+    origins = read_origins(table)
+    deps = {
+        column: [dg.TableColumnDep(dg.AssetKey(upstream.split(".")), name) for upstream, name in found]
+        for column, found in origins.items()
     }
+    columns = [
+        replace(column, comment="; ".join(filter(None, [column.comment, _in_words(origins[column.name])])) or None)
+        for column in describe_tables()[table]
+    ]
+    return {"dagster/column_lineage": dg.TableColumnLineage(deps), "dagster/column_schema": table_schema(columns)}
+
+
+def _in_words(origins: Sequence[tuple[str, str]]) -> str:
+    return "from " + ", ".join(f"{upstream}.{name}" for upstream, name in origins) if origins else ""
 
 
 def links(location: str) -> dict[str, dg.MetadataValue[Any]]:
