@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from datetime import date
 from types import FrameType
 from typing import Annotated
@@ -113,7 +113,7 @@ def ingest() -> None:
     """Read new raw files and log segments into the validated tables; copy today's list prices first."""
     settings = _settings()
     steps.copy_list_prices(settings)
-    with _warehouse(settings) as warehouse:
+    with open_warehouse(settings.warehouse_path) as warehouse:
         done = _ingest(warehouse, settings)
     print(
         f"{done.files} files: {done.rows_read} rows read, {done.rows_accepted} accepted, "
@@ -130,7 +130,7 @@ def build(
     settings = _settings()
     wanted = parse_closed_days(days, settings.clock())
     steps.copy_list_prices(settings)
-    with _warehouse(settings) as warehouse:
+    with open_warehouse(settings.warehouse_path) as warehouse:
         _ingest(warehouse, settings)
         built = backfill.build(warehouse, wanted, lambda day: print(f"{day} rolled up"), force=force)
         warehouse.copy_for_analysts()
@@ -154,7 +154,7 @@ def reconcile(days: Days) -> None:
     settings = _settings()
     wanted = parse_closed_days(days, settings.clock())
     fetched = list(backfill.fetch_books(settings, wanted))
-    with _warehouse(settings) as warehouse:
+    with open_warehouse(settings.warehouse_path) as warehouse:
         _ingest(warehouse, settings)
         wanted = sorted({*wanted, *(book.utc_day for book in fetched)})  # a month's book counts on its last day
         built = backfill.build(warehouse, wanted)
@@ -184,7 +184,7 @@ def publish(
     """Publish a new revision of each day whose figures changed, then the pointer."""
     settings = _settings()
     wanted = None if day is None else parse_closed_days(day, settings.clock())
-    with _warehouse(settings) as warehouse:
+    with open_warehouse(settings.warehouse_path) as warehouse:
         built = warehouse.query("select utc_day from metric.cost_per_mtok order by utc_day")["utc_day"].to_list()
         broken = [(day, finding) for day in wanted or built for finding in checks.run(warehouse, day) if finding.blocks]
         if broken:
@@ -299,7 +299,3 @@ def _settings() -> Settings:
 
 cli_reports.add_commands(app, _settings)
 cli_books.add_commands(app, _settings)
-
-
-def _warehouse(settings: Settings) -> AbstractContextManager[Warehouse]:
-    return open_warehouse(settings.warehouse_path)

@@ -40,12 +40,13 @@ def trends(frame: pl.DataFrame) -> str:
 
 def plot(written: Written) -> str:
     """Draw the leading measure: over the last days where there is one row a day, else a bar per row; empty without one."""
-    measure = leading_measure(written.sample)
+    names = [] if written.trend.height else _naming(written.sample)
+    measure = leading_measure(written.sample.drop(names))
     if measure is None or written.sample.is_empty():
         return ""
     words, drawn = measure, ""
     if not written.trend.height:
-        drawn = drawings.bars(_labels(written.sample), written.sample[measure].to_list())
+        drawn = drawings.bars(_labels(written.sample.select(names)), written.sample[measure].to_list())
     elif written.trend.height > 1:
         figures = [float(figure) for figure in written.trend[measure].drop_nulls()]
         words = f"{measure}, last {written.trend.height} days" + (
@@ -69,10 +70,15 @@ def leading_measure(frame: pl.DataFrame) -> str | None:
     return None
 
 
+def _naming(frame: pl.DataFrame) -> list[str]:
+    """Choose the columns that name a row: its words and ids, else the first that is not the day."""
+    words = [name for name, dtype in frame.schema.items() if dtype == pl.String or name.endswith("_id")]
+    return words or [name for name in frame.columns if name != "utc_day"][:1]
+
+
 def _labels(frame: pl.DataFrame) -> list[str]:
-    """Name each row by its words, or by its ids; words that all rows share say nothing."""
-    names = [name for name, dtype in frame.schema.items() if dtype == pl.String or name.endswith("_id")]
-    telling = [name for name in names if frame[name].n_unique() > 1] or names
+    """Name each row by the columns that name rows; those that all rows share say nothing."""
+    telling = [name for name in frame.columns if frame[name].n_unique() > 1] or frame.columns
     return [
         " ".join(_cell(cell) for cell in reversed(row) if cell is not None) for row in frame.select(telling).iter_rows()
     ]
