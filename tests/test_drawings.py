@@ -99,6 +99,12 @@ def test_the_plot_is_the_trend_of_the_leading_measure_or_a_bar_per_row() -> None
     assert (measure, [name.text for name in group if name.text]) == ("prompt_tokens", ["busy", "idle"])
 
 
+def test_rows_without_words_are_named_by_their_first_column() -> None:
+    rows = pl.DataFrame({"utc_day": [DAY, DAY], "prompt_tokens": [10, None], "completion_tokens": [7, 3]})
+    words = markdown.plot(Written("rollup.some", DAY, 2, rows, rows.clear()))
+    assert words.startswith("completion_tokens\n\n")
+
+
 @pytest.mark.parametrize(
     ("columns", "leading"),
     [
