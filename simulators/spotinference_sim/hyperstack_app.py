@@ -1,6 +1,7 @@
 """The simulated Hyperstack as an HTTP server: `hyperstack_gate` behind a key, by a clock.
 
-Owns HTTP only. The key comes in the header `api_key`, without prefix; the error envelope is the real one's.
+Owns HTTP only. The key comes in the header `api_key`, without prefix; the error envelope is the real one's. The `Date` header is
+the clock's.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from spotinference_sim.clock import Clock
 from spotinference_sim.faults import Faults
 from spotinference_sim.hyperstack_answers import Answer, HyperstackAnswers
 from spotinference_sim.hyperstack_gate import Fate, HyperstackGate, error_answer
-from spotinference_sim.instants import to_us
+from spotinference_sim.instants import SECOND_US, http_date, to_us
 from spotinference_sim.scenario import Scenario
 
 
@@ -36,7 +37,11 @@ def build_hyperstack(
             request.transport.abort()
         return _response(passage.answer)
 
+    async def date(_: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Date"] = http_date(to_us(clock.now()) // SECOND_US)
+
     app = web.Application()
+    app.on_response_prepare.append(date)
     app.router.add_route("*", "/v1/{path:.*}", respond)
     return app
 
