@@ -46,6 +46,7 @@ def scenario() -> Scenario:
     return dataclasses.replace(whole, requests=tuple(r for r in requests if r.request_id in kept))
 
 
+@pytest.mark.timeout(900)
 async def test_a_day_lived_over_http_gives_the_simulators_truth_to_the_last_digit(
     scenario: Scenario, tmp_path: Path
 ) -> None:

@@ -683,7 +683,7 @@ def test_a_day_without_the_days_before_it_is_refused_rather_than_published_too_c
 def test_whatever_time_makes_stale_is_watched(empty: Graph) -> None:
     policies = {node.key.to_user_string(): node.to_asset_spec().freshness_policy for node in empty.assets.asset_nodes}
     assert policies["raw/hyperstack"] == freshness.EVERY_MINUTE
-    assert policies["validated/requests"] == freshness.EVERY_HOUR
+    assert policies["validated/requests"] == policies["raw/list_prices"] == freshness.EVERY_HOUR
     for asset in ("rollup/cost_days", "metric/cost_per_mtok", "publication/economics"):
         assert policies[asset] == dg.FreshnessPolicy.cron("0 2 * * *", timedelta(hours=2))
     unwatched = {asset for asset, policy in policies.items() if policy is None}

@@ -220,8 +220,8 @@ def test_machines_that_were_not_seen_are_asked_about_and_the_file_is_no_snapshot
     assert teller.asked[7:] == [
         answers.GRAPH.format(kind="virtual-machine", resource_id=700104),
         answers.BILLING_EVENTS.format(vm_id=700104),
-        answers.VM_EVENTS.format(vm_id=700104),
         answers.SUB_RESOURCES.format(vm_id=700104),
+        answers.VM_EVENTS.format(vm_id=700104),
         answers.PAYMENTS,
     ]
     assert not has_minute(tmp_path, NOW)

@@ -42,7 +42,8 @@ def witness(scenario: Scenario, faults: Faults) -> list[Passage]:
     for kind in ("virtual-machine", "volume", "bucket", "cluster"):
         questions.append((f"{HISTORY}/{kind}", SECOND_DAY))
     never = {"start_date": "2026-01-01T00:00:00", "end_date": "2026-01-02T00:00:00"}
-    questions += [(VMS, never), (VMS, SECOND_DAY | {"per_page": "4", "page": "2"})]
+    month = {"start_date": "2026-11-01T00:00:00", "end_date": "2026-12-01T00:00:00"}
+    questions += [(VMS, never), (VMS, month), (VMS, SECOND_DAY | {"per_page": "4", "page": "2"})]
     gate = HyperstackGate(HyperstackAnswers(scenario, faults=faults))
     instants = range(scenario.start_s + 7 * HOUR_S, scenario.start_s + 4 * DAY_S, EVERY_S)
     return [gate.passage(path, query, at_s * SECOND_US) for at_s in instants for path, query in questions]

@@ -13,7 +13,11 @@ EVERY_QUARTER = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), w
 """Log segments: sealed every minute, looked for every 15 minutes."""
 EVERY_HOUR = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
 BY_TWO = dg.FreshnessPolicy.cron("0 2 * * *", timedelta(hours=2))
-_BY_KEY: dict[str, dg.FreshnessPolicy] = {"raw/hyperstack": EVERY_MINUTE, "raw/request_log": EVERY_QUARTER}
+_BY_KEY: dict[str, dg.FreshnessPolicy] = {
+    "raw/hyperstack": EVERY_MINUTE,
+    "raw/request_log": EVERY_QUARTER,
+    "raw/list_prices": EVERY_HOUR,
+}
 
 
 def watched(spec: dg.AssetSpec) -> dg.AssetSpec:
