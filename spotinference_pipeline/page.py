@@ -182,7 +182,9 @@ def _percent(ratio: str | None) -> str:
 
 def _known(ratio: str | None, known: str | None, tokens: str) -> str:
     """Write a share of what is known, with its base."""
-    return "not known of any" if ratio is None else f"{_percent(ratio)} of the {_percent(known)} of {tokens} where known"
+    return (
+        "not known of any" if ratio is None else f"{_percent(ratio)} of the {_percent(known)} of {tokens} where known"
+    )
 
 
 def _share(ratio: str | None) -> str:

@@ -89,7 +89,7 @@ def test_coverage_and_books_are_what_the_named_columns_hold(
     for name in ("coverage", "of tokens", "books", ""):
         shown = line(found, name)
         table, named = columns(shown.source)
-        held = scratch.query(f"from {table} where utc_day = $day", {"day": DAY}).row(0, named=True)  # noqa: S608
+        held = scratch.query(f"from {table} where utc_day = $day", {"day": DAY}).row(0, named=True)
         numbers = [Decimal(each) for each in re.findall(r"-?\d+(?:\.\d+)?", shown.figure.replace(" of 7 days", ""))]
         assert numbers == [held[column] for column in named]
 

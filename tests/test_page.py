@@ -121,7 +121,10 @@ def test_the_number_and_its_window_are_there() -> None:
     assert "$412.35 paid, 213,151,234 tokens served in 345,678 requests." in text
     assert "Revision 2 (late logs), provisional, published" in text
     assert "2026-11-23 02:10:00 UTC" in text
-    assert bounds_of(text) == "$1.9345 to four decimals. Not below $1.9300 and not above $1.9400, which counts exact usage only."
+    assert (
+        bounds_of(text)
+        == "$1.9345 to four decimals. Not below $1.9300 and not above $1.9400, which counts exact usage only."
+    )
     assert "41.00 % of the time they were on, weighed by GPUs" in text
     assert "12.50 % of the 95.00 % of prompt tokens where known" in text
     assert '<td>reasoning</td><td class="right">not known of any</td>' in text
@@ -311,7 +314,9 @@ def test_amounts_on_the_page_have_one_sign_and_cents(figure: str, shown: str) ->
 
 
 def test_what_is_unknown_is_a_dash() -> None:
-    unknown = dict.fromkeys(a_day()["figures"]) | dict.fromkeys(("latency_seconds", "time_to_first_token_seconds"), UNKNOWN)
+    unknown = dict.fromkeys(a_day()["figures"]) | dict.fromkeys(
+        ("latency_seconds", "time_to_first_token_seconds"), UNKNOWN
+    )
     text = index(a_day(figures=unknown, paid_usd=None))
     assert "– paid" in text
     assert "–, – in all" in text
@@ -381,7 +386,9 @@ def test_where_hosted_is_not_cheaper_the_page_says_that_too() -> None:
 
 def test_hosts_without_a_price_are_not_said_to_be_dearer() -> None:
     some = index(a_day(compared_with=[a_basket("1.94")]))
-    assert re.search(r"None of the <a href=\"#elsewhere\">hosted APIs below</a> that have a price would have been", some)
+    assert re.search(
+        r"None of the <a href=\"#elsewhere\">hosted APIs below</a> that have a price would have been", some
+    )
     none = index(a_day(compared_with=[a_basket(None, members=[], median=None, max=None)]))
     assert "would have been cheaper for the same requests" not in none
     assert re.search(r"none of <a href=\"#elsewhere\">those below</a> has a price", none)
@@ -406,7 +413,9 @@ def test_never_is_said_only_where_neither_break_even_is_to_be_had() -> None:
 def test_the_requests_of_the_comparison_add_up() -> None:
     figures = a_day()["figures"] | {"answered_requests": 345_678}
     text = index(a_day(requests=345_700, figures=figures, compared_with=[a_basket("1")]))
-    sentence = re.findall(r"Of ([\d,]+) requests ([\d,]+) were priced,\s+([\d,]+) were not, .* and ([\d,]+) were refused", text)
+    sentence = re.findall(
+        r"Of ([\d,]+) requests ([\d,]+) were priced,\s+([\d,]+) were not, .* and ([\d,]+) were refused", text
+    )
     total, *parts = (int(number.replace(",", "")) for number in sentence[0])
     assert total == sum(parts) == 345_700
 
