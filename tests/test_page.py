@@ -123,11 +123,11 @@ def test_the_number_and_its_window_are_there() -> None:
     assert "2026-11-23 02:10:00 UTC" in text
     assert (
         bounds_of(text)
-        == "$1.9345 to four decimals. Not below $1.9300 and not above $1.9400, which counts exact usage only."
+        == "$1.9345 to four decimals. Not below $1.9300 and not above $1.9400, the latter counting exact usage only."
     )
     assert "41.00 % of the time they were on, weighed by GPUs" in text
     assert "12.50 % of the 95.00 % of prompt tokens where known" in text
-    assert '<td>reasoning</td><td class="right">not known of any</td>' in text
+    assert '<td>reasoning</td><td class="right words">not known of any</td>' in text
     assert "9, 0.9 h in all" in text
 
 
@@ -138,7 +138,7 @@ def bounds_of(text: str) -> str:
 
 def test_a_day_with_one_bound_says_that_the_other_is_not_known() -> None:
     text = bounds_of(index(a_day(bounds={"low": None, "high": "1.94"})))
-    assert text.endswith("decimals. Not above $1.9400, which counts exact usage only. No lower bound is known.")
+    assert text.endswith("decimals. Not above $1.9400, counting exact usage only. No lower bound is known.")
     text = bounds_of(index(a_day(bounds={"low": "1.93", "high": None})))
     assert text.endswith("decimals. Not below $1.9300; no upper bound is known.")
 
@@ -314,8 +314,10 @@ def test_amounts_on_the_page_have_one_sign_and_cents(figure: str, shown: str) ->
 
 
 def test_what_is_unknown_is_a_dash() -> None:
-    unknown = dict.fromkeys(a_day()["figures"]) | dict.fromkeys(
-        ("latency_seconds", "time_to_first_token_seconds"), UNKNOWN
+    unknown = (
+        dict.fromkeys(a_day()["figures"])
+        | {"answered_requests": 345_678}
+        | dict.fromkeys(("latency_seconds", "time_to_first_token_seconds"), UNKNOWN)
     )
     text = index(a_day(figures=unknown, paid_usd=None))
     assert "– paid" in text
@@ -416,6 +418,7 @@ def test_the_requests_of_the_comparison_add_up() -> None:
     sentence = re.findall(
         r"Of ([\d,]+) requests ([\d,]+) were priced,\s+([\d,]+) were not, .* and ([\d,]+) were refused", text
     )
+    assert re.search(r"served in 345,700 requests, 22 of\s+them refused", text)
     total, *parts = (int(number.replace(",", "")) for number in sentence[0])
     assert total == sum(parts) == 345_700
 
