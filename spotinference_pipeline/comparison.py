@@ -17,8 +17,14 @@ CACHE_ASSUMPTION = (
     "there is one, else at the full price. Where vLLM did not say, none was cached. Writing to a cache is not charged extra."
 )
 BREAK_EVEN_ASSUMPTION = (
-    "1e6 * R / (theta * (P - fixed)), with R in USD per ACTIVE second, theta in tokens per busy second and fixed costs per "
-    "million tokens as measured in the window, all machines together. Never: at no duty cycle up to 1."
+    "break_even_duty_cycle, at today's fixed cost per token: 1e6 * usd_per_active_gpu_second / (tokens_per_busy_gpu_second * "
+    "(P - fixed_usd_per_million_tokens)), P being the price. what_if_break_even_duty_cycle, with fixed costs spread over the "
+    "tokens: the duty_cycle at which what_if is P. Both with the rates of the window, all machines together. Never: at no duty "
+    "cycle up to 1."
+)
+WHAT_IF_FORMULA = (
+    "what_if(d) = 1e6 * usd_per_active_gpu_second / (tokens_per_busy_gpu_second * d) + fixed_usd_per_million_tokens * "
+    "measured duty_cycle / d"
 )
 WHAT_IF_ASSUMPTION = (
     "The same machines are on for the same seconds at the same fixed costs, and only busier or idler. Tokens per busy second "
@@ -83,11 +89,8 @@ def describe_baskets(elsewhere: Elsewhere, *, is_withheld: bool) -> list[dict[st
                 "cached_known_requests": basket["cached_known_requests"],
             },
             "cache_assumption": CACHE_ASSUMPTION,
-            "break_even_duty_cycle": {
-                row["price_of"]: None if is_withheld else _break_even(row)
-                for row in elsewhere.break_even
-                if row["basket"] == basket["basket"]
-            },
+            "break_even_duty_cycle": _break_evens(elsewhere, basket, "", is_withheld=is_withheld),
+            "what_if_break_even_duty_cycle": _break_evens(elsewhere, basket, "what_if_", is_withheld=is_withheld),
         }
         for basket in elsewhere.baskets
     ]
@@ -111,6 +114,7 @@ def describe_what_if(elsewhere: Elsewhere, *, is_withheld: bool) -> dict[str, An
             for row in elsewhere.what_if
         ],
         "assumption": WHAT_IF_ASSUMPTION,
+        "formula": WHAT_IF_FORMULA,
         "break_even_assumption": BREAK_EVEN_ASSUMPTION,
     }
 
@@ -140,8 +144,13 @@ def _member(row: Row) -> dict[str, Any]:
     return _name(row) | {"usd_per_million_tokens": figure, "is_cheapest": row["is_cheapest"]}
 
 
-def _break_even(row: Row) -> str | None:
-    return "never" if row["is_reachable"] is False else _text(row["duty_cycle_ratio"])
+def _break_evens(elsewhere: Elsewhere, basket: Row, kind: str, *, is_withheld: bool) -> dict[str, str | None]:
+    rows = (row for row in elsewhere.break_even if row["basket"] == basket["basket"])
+    return {row["price_of"]: None if is_withheld else _break_even(row, kind) for row in rows}
+
+
+def _break_even(row: Row, kind: str) -> str | None:
+    return "never" if row[f"is_{kind}reachable"] is False else _text(row[f"{kind}duty_cycle_ratio"])
 
 
 def _text(figure: Decimal | None) -> str | None:

@@ -19,9 +19,8 @@ from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse
 
-MOST_LINES = 20
+MOST_LINES = 21
 NAME_WIDTH, FIGURE_WIDTH = 12, 50
-_COVERAGE = {"snapshot": "snapshots", "exact_usage": "usage", "token": "tokens"}
 
 
 @dataclass(frozen=True)
@@ -125,14 +124,14 @@ def _tokens(row: dict[str, Any]) -> Iterator[Line]:
 
 def _trust(document: Document) -> Iterator[Line]:
     bounds, coverage, books = document["bounds"], document["coverage"], document["reconciliation"]
-    yield Line(
-        "bounds", f"{_or_unknown(bounds['low'])} to {_or_unknown(bounds['high'])}", "metric.figures, revision.py"
-    )
-    seen = (f"{word} {_or_unknown(coverage[name])}" for name, word in _COVERAGE.items())
-    yield Line("coverage", ", ".join(seen), "metric.figures")
+    between = f"{_or_unknown(bounds['low'])} to {_or_unknown(bounds['high'])}"
+    yield Line("bounds", between, "metric.bounds, inside_usd, most_usd, exact_tokens, largest_tokens")
+    seen = f"snapshots {_or_unknown(coverage['snapshot'])}, usage {_or_unknown(coverage['exact_usage'])}"
+    yield Line("coverage", seen, "metric.figures, snapshot_coverage_ratio, exact_usage_ratio")
+    yield Line("of tokens", _or_unknown(coverage["token"]), "metric.coverage, token_coverage_ratio")
     residual = f"{books['days_reconciled']} of 7 days, residual {_short(books['residual_usd'])}"
-    yield Line("books", residual, "rollup.reconciliation_days")
-    yield Line("", f"unattributed {_short(books['unattributed_usd'])}", "rollup.reconciliation_days")
+    yield Line("books", residual, "metric.figures, days_reconciled, residual_usd")
+    yield Line("", f"unattributed {_short(books['unattributed_usd'])}", "metric.figures, unattributed_usd")
     invoiced = f"residual {_short(books['invoice_residual_usd'])}"
     yield Line("invoices", invoiced, "sql/publication/invoice_residual.sql")
     yield Line("status", document["status"], document["status_reason"] or "docs/method.md, Status")

@@ -6,7 +6,7 @@ The only module that knows Jinja2. Every value is escaped; nothing is loaded fro
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from decimal import ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -14,8 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from spotinference_pipeline import shipped
 
 SHOWN_DECIMALS = 4
+MOST_MODELS = 10
 WIDTH, HEIGHT = 720, 200
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 14, 26
+_ROUNDING = {"nearest": ROUND_HALF_EVEN, "down": ROUND_FLOOR, "up": ROUND_CEILING}
 KIND_TEXTS = {
     "busy": "GPUs on, with at least one request in flight",
     "idle": "GPUs on, waiting",
@@ -60,6 +62,10 @@ def render_index(newest: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
         day=newest,
         shown_parts=shown_parts(newest),
         cheaper=cheaper_rivals(newest),
+        has_priced=any(basket["members"] for basket in newest["compared_with"]),
+        has_unpriced=any(basket["unpriced"] for basket in newest["compared_with"]),
+        models=sorted(newest["by_model"], key=lambda model: -model["served_tokens"]),
+        most_models=MOST_MODELS,
         history=history,
         last_good=good[-1] if good else None,
         chart=_chart(history),
@@ -98,6 +104,19 @@ def cheaper_rivals(day: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def break_even_shares(basket: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Give both kinds of break-even by their names, for least and median: "never" only where neither is to be had."""
+    held, spread = basket["break_even_duty_cycle"], basket["what_if_break_even_duty_cycle"]
+    never = {of: held[of] == spread[of] == "never" for of in held}
+    return [
+        (name, ["none" if shares[of] == "never" and not never[of] else _share(shares[of]) for of in ("min", "median")])
+        for name, shares in (
+            ("at today's fixed cost per token", held),
+            ("with fixed costs spread over the tokens", spread),
+        )
+    ]
+
+
 def _render(template: str, **values: Any) -> bytes:
     environment = Environment(
         loader=FileSystemLoader(shipped.path("site")),
@@ -108,6 +127,7 @@ def _render(template: str, **values: Any) -> bytes:
         keep_trailing_newline=True,
     )
     environment.filters |= {"usd": _usd, "count": _count, "percent": _percent, "hours": _hours, "share": _share}
+    environment.filters |= {"known": _known, "seconds": _seconds, "name": _name, "break_even_shares": break_even_shares}
     return environment.get_template(template).render(**values).encode()
 
 
@@ -144,12 +164,12 @@ def _polylines(points: Sequence[Point]) -> list[str]:
     return [" ".join(run) for run in runs if len(run) > 1]
 
 
-def _usd(figure: str | None, places: int = 2) -> str:
+def _usd(figure: str | None, places: int = 2, rounding: str = "nearest") -> str:
+    """Write dollars; a bound goes "down" or "up", that it still holds."""
     if figure is None:
         return "–"
-    rounded = f"{abs(Decimal(figure)):,.{places}f}"
-    is_negative = Decimal(figure) < 0 and Decimal(rounded.replace(",", "")) != 0
-    return f"−${rounded}" if is_negative else f"${rounded}"
+    rounded = Decimal(figure).quantize(Decimal(1).scaleb(-places), _ROUNDING[rounding])
+    return f"−${-rounded:,}" if rounded < 0 else f"${abs(rounded):,}"
 
 
 def _count(number: int | None) -> str:
@@ -160,6 +180,13 @@ def _percent(ratio: str | None) -> str:
     return "–" if ratio is None else f"{Decimal(ratio) * 100:.2f} %"
 
 
+def _known(ratio: str | None, known: str | None, tokens: str) -> str:
+    """Write a share of what is known, with its base."""
+    return (
+        "not known of any" if ratio is None else f"{_percent(ratio)} of the {_percent(known)} of {tokens} where known"
+    )
+
+
 def _share(ratio: str | None) -> str:
     """Write a share of time; one that cannot be had is a word already."""
     return "never" if ratio == "never" else _percent(ratio)
@@ -167,3 +194,12 @@ def _share(ratio: str | None) -> str:
 
 def _hours(seconds: str | None) -> str:
     return "–" if seconds is None else f"{Decimal(seconds) / 3600:.1f} h"
+
+
+def _seconds(seconds: str | None) -> str:
+    return "–" if seconds is None else f"{Decimal(seconds):,.3f} s"
+
+
+def _name(name: str) -> str:
+    """Write a name from outside without letters that cannot be seen or that turn the line around."""
+    return "".join(letter if letter.isprintable() else "�" for letter in name)

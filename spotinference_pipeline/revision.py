@@ -272,8 +272,8 @@ def _caveats(utc_day: date, facts: Facts, terms: Terms) -> list[str]:
         caveats.insert(2, f"Not yet reconciled with Hyperstack's billing history: {rests}.")
     if unmeasured := facts.figures["unmeasured_requests"]:
         caveats.append(
-            f"{unmeasured:,} of {facts.cost['requests']:,} requests ended without vLLM's final usage: tokens it did not "
-            "report are not counted, so the true figure is at most this high on their account."
+            f"{unmeasured:,} of {facts.figures['answered_requests']:,} answered requests ended without vLLM's final usage: "
+            "tokens it did not report are not counted, so the true figure is at most this high on their account."
         )
     caveats += _token_caveats(facts.coverage)
     host = urlsplit(terms.hyperstack_url).hostname

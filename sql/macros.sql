@@ -34,3 +34,8 @@ create or replace macro metric.usd_per_million(usd, units) as (
         metric.quotient(1000 * cast(usd * 1000000000000000 as hugeint), cast(units as hugeint)) as decimal(38, 0)
     ) * cast(0.000000000001 as decimal(13, 12))
 );
+-- What_if: the USD per million tokens at another duty cycle than the measured one, with the same dollars spread over
+-- tokens that follow the busy time; a binary float. docs/method.md, "Break-even and what-if", has what it assumes.
+create or replace macro metric.what_if_usd_per_million(usd, served_tokens, measured_ratio, duty_cycle_ratio) as (
+    1000000 * cast(usd as double) / served_tokens * measured_ratio / duty_cycle_ratio
+);

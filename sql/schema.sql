@@ -789,17 +789,23 @@ create table if not exists metric.load_costs (
 comment on column metric.load_costs.running_usd is 'busy and idle';
 comment on column metric.load_costs.fixed_usd is 'cold_start, parked, storage, network and other; credit is in neither';
 
--- One row per day D, basket and price of it: the duty cycle from which on our own machines are cheaper.
+-- One row per day D, basket and price of it: the duty cycles from which on our own machines are cheaper.
 create table if not exists metric.break_even (
     utc_day date not null,
     basket varchar not null,
     price_of varchar not null,
     usd_per_million_tokens decimal(38, 12),
     duty_cycle_ratio decimal(18, 6),
-    is_reachable boolean
+    is_reachable boolean,
+    what_if_duty_cycle_ratio decimal(18, 6),
+    is_what_if_reachable boolean
 );
 comment on column metric.break_even.price_of is 'min or median of the basket';
+comment on column metric.break_even.duty_cycle_ratio is 'fixed costs per token held as measured';
 comment on column metric.break_even.is_reachable is 'false: never, at no duty cycle up to 1; null: not known';
+comment on column metric.break_even.what_if_duty_cycle_ratio is
+'fixed costs spread over the tokens: where metric.what_if is the price';
+comment on column metric.break_even.is_what_if_reachable is 'false: never, at no duty cycle up to 1; null: not known';
 
 -- One row per day D and supposed duty cycle: the number that it would give.
 create table if not exists metric.what_if (

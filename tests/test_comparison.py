@@ -1,6 +1,7 @@
 """What a published day says of prices elsewhere and of other loads, and that our break-even is where the number meets them."""
 
 import json
+import re
 from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
@@ -74,6 +75,7 @@ def test_a_day_is_compared_with_every_member_in_the_form_of_the_contract(documen
         "cached_known_requests": 5,
     }
     assert basket["break_even_duty_cycle"] == {"min": "never", "median": "0.307692"}
+    assert basket["what_if_break_even_duty_cycle"] == {"min": "never", "median": "0.310078"}
     assert day["provenance"]["prices_version"] == "list 1"
     assert not any(caveat.startswith("No comparison") for caveat in day["caveats"])
     assert any(caveat.startswith("Compared with list prices as of 2026-11-22. ") for caveat in day["caveats"])
@@ -98,7 +100,7 @@ def test_a_withheld_day_keeps_prices_elsewhere_and_says_nothing_of_our_own_cost(
     assert day["what_if"] is None
     (basket,) = day["compared_with"]
     assert basket["min"] == "1.000000000000"
-    assert basket["break_even_duty_cycle"] == {"min": None, "median": None}
+    assert basket["break_even_duty_cycle"] == basket["what_if_break_even_duty_cycle"] == {"min": None, "median": None}
 
 
 def test_the_measured_load_gives_the_number_itself(document: Callable[..., Any]) -> None:
@@ -107,6 +109,28 @@ def test_the_measured_load_gives_the_number_itself(document: Callable[..., Any])
     assert measured["duty_cycle"] == day["figures"]["duty_cycle"]
     assert Decimal(measured["usd_per_million_tokens"]) == Decimal(day["usd_per_million_tokens"])
     assert "pessimistic" in day["what_if"]["assumption"]
+
+
+def test_the_published_formula_on_the_published_fields_gives_the_published_table(document: Callable[..., Any]) -> None:
+    day = document(priced("m", "6"))
+    what_if = day["what_if"]
+    (basket,) = day["compared_with"]
+    named = set(re.findall(r"[a-z]+(?:_[a-z]+)+", what_if["formula"] + what_if["break_even_assumption"]))
+    assert len(named) > 5
+    assert named <= {*day, *what_if, *what_if["at"][0], *basket}
+    rates = ("usd_per_active_gpu_second", "tokens_per_busy_gpu_second", "fixed_usd_per_million_tokens")
+    running, tokens, fixed = (Decimal(what_if[each]) for each in rates)
+    (measured,) = (Decimal(row["duty_cycle"]) for row in what_if["at"] if row["is_measured"])
+
+    def what_if_usd(duty_cycle: Decimal) -> Decimal:
+        return 10**6 * running / (tokens * duty_cycle) + fixed * measured / duty_cycle
+
+    for row in what_if["at"]:
+        shown = Decimal(row["usd_per_million_tokens"])
+        assert abs(what_if_usd(Decimal(row["duty_cycle"])) - shown) <= shown / 10**5
+    crossing, held = (Decimal(basket[f"{kind}break_even_duty_cycle"]["min"]) for kind in ("what_if_", ""))
+    assert abs(what_if_usd(crossing) - 6) < Decimal("0.0001")
+    assert abs(10**6 * running / (tokens * (6 - fixed)) - held) < Decimal("0.00001")
 
 
 def test_loads_of_which_a_part_is_not_known_are_not_described() -> None:
@@ -158,5 +182,12 @@ def test_our_number_is_at_most_a_price_exactly_from_its_break_even_on(
             assert row["is_reachable"] is True
             assert abs(Fraction(row["duty_cycle_ratio"]) - exact) <= Fraction(6, 10**7)
             assert (number <= price) == (measured >= exact)
+        crossing = number * measured / Fraction(price) if price else None
+        if crossing is None or number * measured > Fraction(price) + number / 10**12 + Fraction(1, 10**12):
+            assert row["is_what_if_reachable"] is False
+            assert row["what_if_duty_cycle_ratio"] is None
+        elif number * measured < Fraction(price) - number / 10**12 - Fraction(1, 10**12):
+            assert row["is_what_if_reachable"] is True
+            assert abs(Fraction(row["what_if_duty_cycle_ratio"]) - crossing) <= Fraction(6, 10**7)
     assert abs(Fraction(at[True]["usd_per_million_tokens"]) - number) <= number / 10**12 + Fraction(6, 10**7)
     assert abs(Fraction(at[False]["usd_per_million_tokens"]) - number * measured) <= number / 10**9 + Fraction(6, 10**7)

@@ -111,6 +111,34 @@ def test_the_method_explains_every_figure_and_every_column_of_it() -> None:
     assert sorted((columns | figures) - explained) == []
 
 
+def columns_of(table: str) -> set[str]:
+    return {column.name for column in describe_tables()[table]}
+
+
+@pytest.mark.parametrize(
+    ("table", "start", "end"),
+    [
+        ("metric.figures", "The row also has what other sections use", r"\n\n"),
+        ("metric.bounds", r"The sums are in `metric\.bounds`", r"\)"),
+    ],
+)
+def test_the_columns_that_the_method_gives_a_table_are_in_it(table: str, start: str, end: str) -> None:
+    (told,) = re.findall(rf"{start}(.*?){end}", METHOD, flags=re.DOTALL)
+    named = set(re.findall(r"`([a-z0-9_]+)`", told))
+    assert len(named) > 4
+    assert sorted(named - columns_of(table)) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_column_that_a_document_names_with_its_table_exists(document: Path) -> None:
+    text = document.read_text()
+    named = re.findall(r"`((?:rollup|metric|validated)\.[a-z_]+)\.([a-z_]+)`", text)
+    of_table = re.findall(r"`([a-z_]+)` of `((?:rollup|metric|validated)\.[a-z_]+)`", text)
+    named += [(table, column) for column, table in of_table]
+    missing = [f"{table}.{column}" for table, column in named if column not in columns_of(table)]
+    assert missing == []
+
+
 def test_every_sql_file_names_a_heading_of_the_method_that_is_there() -> None:
     headings = set(re.findall(r"^## (.+)$", METHOD, flags=re.MULTILINE))
     named = {

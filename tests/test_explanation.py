@@ -63,6 +63,37 @@ def test_every_source_is_a_table_or_a_file_that_is_there(explained: Explanation)
     assert sum(found is not None for found in named) > 7
 
 
+def columns(source: str) -> tuple[str, list[str]]:
+    """Give the table that a source begins with, and the columns that it names."""
+    table, *named = re.match(r"((?:rollup|metric)\.[a-z_]+)((?:, [a-z_]+)*)", source).groups()  # type: ignore[union-attr]
+    return table, [name for name in named[0].split(", ") if name]
+
+
+def test_every_column_that_a_source_names_is_in_its_table(explained: Explanation) -> None:
+    tables = describe_tables()
+    named = [columns(each.source) for each in explained.lines if re.match(r"rollup\.|metric\.", each.source)]
+    assert sum(len(found) for _, found in named) > 12
+    for table, found in named:
+        assert found, f"{table}: no column is named"
+        assert set(found) <= {column.name for column in tables[table]}
+
+
+def test_coverage_and_books_are_what_the_named_columns_hold(
+    scratch: Warehouse, fill_week: Make, settings_in: Callable[..., Settings]
+) -> None:
+    fill_week(scratch)
+    scratch.execute("update metric.figures set snapshot_coverage_ratio = 0.96, exact_usage_ratio = 0.97")
+    scratch.execute("update metric.figures set residual_usd = 0.25, unattributed_usd = 0.125, days_reconciled = 3")
+    scratch.execute("update metric.coverage set token_coverage_ratio = 0.98, unexplained_tokens = 0, engine_tokens = 1")
+    found = explain(scratch, Storage(settings_in().published), settings_in(), DAY)
+    for name in ("coverage", "of tokens", "books", ""):
+        shown = line(found, name)
+        table, named = columns(shown.source)
+        held = scratch.query(f"from {table} where utc_day = $day", {"day": DAY}).row(0, named=True)
+        numbers = [Decimal(each) for each in re.findall(r"-?\d+(?:\.\d+)?", shown.figure.replace(" of 7 days", ""))]
+        assert numbers == [held[column] for column in named]
+
+
 def test_a_day_fits_one_screen_also_with_every_kind_of_cost(
     scratch: Warehouse, fill_week: Make, insert: Make, settings_in: Callable[..., Settings]
 ) -> None:

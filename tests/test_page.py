@@ -11,6 +11,7 @@ from spotinference_pipeline import page, revision
 
 HOSTILE = "<script>alert('\u202eevil')</script>\"'&<img src=x onerror=1>{{ 7 * 191 }}"
 PARTS = dict.fromkeys(revision.KINDS, "0.25")
+UNKNOWN = dict.fromkeys(("p50", "p90", "p99"))
 
 
 def a_day(**changed: Any) -> dict[str, Any]:
@@ -36,10 +37,15 @@ def a_day(**changed: Any) -> dict[str, Any]:
             "powered_fraction": "0.700000",
             "cold_starts": 9,
             "cold_start_seconds": "3120.000000",
-            "cache_hit_ratio": None,
+            "cache_hit_ratio": "0.125",
+            "cache_hit_known_share": "0.95",
             "reasoning_share": None,
+            "reasoning_known_share": "0.000000",
             "output_input_ratio": "0.25",
             "tokens_per_busy_second": "900.1",
+            "latency_seconds": {"p50": "1.500000", "p90": "12.250400", "p99": "1234.5"},
+            "time_to_first_token_seconds": UNKNOWN,
+            "answered_requests": 345_678,
         },
         "coverage": {"snapshot": "0.999800", "exact_usage": "0.999100", "token": None},
         "compared_with": [],
@@ -115,20 +121,50 @@ def test_the_number_and_its_window_are_there() -> None:
     assert "$412.35 paid, 213,151,234 tokens served in 345,678 requests." in text
     assert "Revision 2 (late logs), provisional, published" in text
     assert "2026-11-23 02:10:00 UTC" in text
-    assert "Not below $1.9300 and not" in text
-    assert "41.00 % of the time they were on" in text
+    assert (
+        bounds_of(text)
+        == "$1.9345 to four decimals. Not below $1.9300 and not above $1.9400, the latter counting exact usage only."
+    )
+    assert "41.00 % of the time they were on, weighed by GPUs" in text
+    assert "12.50 % of the 95.00 % of prompt tokens where known" in text
+    assert '<td>reasoning</td><td class="right words">not known of any</td>' in text
     assert "9, 0.9 h in all" in text
 
 
-def test_a_day_without_a_lower_bound_says_only_what_it_is_not_above() -> None:
-    text = index(a_day(bounds={"low": None, "high": "1.94"}))
-    assert "Not below" not in text
-    assert re.search(r"Not\s+above \$1\.9400", text)
+def bounds_of(text: str) -> str:
+    (found,) = re.findall(r'<p class="soft">([^<]* to four decimals[^<]*)</p>', text)
+    return " ".join(found.split())
+
+
+def test_a_day_with_one_bound_says_that_the_other_is_not_known() -> None:
+    text = bounds_of(index(a_day(bounds={"low": None, "high": "1.94"})))
+    assert text.endswith("decimals. Not above $1.9400, counting exact usage only. No lower bound is known.")
+    text = bounds_of(index(a_day(bounds={"low": "1.93", "high": None})))
+    assert text.endswith("decimals. Not below $1.9300; no upper bound is known.")
+
+
+@pytest.mark.parametrize(
+    ("number", "low", "high"),
+    [
+        ("1.934512345678", "1.934000", "1.940000"),
+        ("0.936512345678", "0.936480", "0.936521"),
+        ("1.934552345678", "1.934551", "1.940000"),
+        ("-0.000051", "-0.000052", "-0.000050"),
+    ],
+)
+def test_shown_bounds_hold_and_the_number_beside_them_lies_between(number: str, low: str, high: str) -> None:
+    text = bounds_of(index(a_day(usd_per_million_tokens=number, bounds={"low": low, "high": high})))
+    amounts = re.findall(r"−?\$[\d.]*\d", text)
+    shown, least, most = (Decimal(each.replace("−", "-").replace("$", "")) for each in amounts)
+    assert least <= Decimal(low)
+    assert Decimal(high) <= most
+    assert least <= shown <= most
 
 
 def test_a_day_without_bounds_says_nothing_of_them() -> None:
     text = index(a_day(bounds={"low": None, "high": None}))
-    assert "counting exact usage only" not in text
+    assert "exact usage only" not in text
+    assert "to four decimals" not in text
 
 
 def withheld() -> dict[str, Any]:
@@ -175,9 +211,36 @@ def test_text_from_outside_never_becomes_markup(hostile: dict[str, Any]) -> None
         Balance(text)
 
 
-def test_names_of_models_are_not_drawn() -> None:
-    models = [{"model": "\u202e-elddim<script>", "served_tokens": 1, "usd_per_million_tokens": None}]
-    assert index(a_day(by_model=models)) == index()
+def models(text: str) -> list[list[str]]:
+    table = text[text.index('id="models"') : text.index('id="caveats"')]
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr><td>.*</tr>", table)]
+
+
+def test_models_are_shown_by_their_tokens_and_the_rest_is_counted() -> None:
+    many = [{"model": f"m{place}", "served_tokens": place, "usd_per_million_tokens": "1"} for place in range(12)]
+    text = index(a_day(by_model=many))
+    assert models(text)[0] == ["<bdi>m11</bdi>", "11", "$1.0000"]
+    assert len(models(text)) == page.MOST_MODELS
+    assert "And 2 more, in the" in text
+    assert "No dollars" not in text
+    assert 'id="models"' not in index(a_day(by_model=[]))
+
+
+def test_a_model_without_dollars_is_a_dash_and_says_why() -> None:
+    text = index()
+    assert models(text) == [["<bdi>m</bdi>", "1", "–"]]
+    assert "No dollars (–) where it is not known which machines serve which model." in text
+
+
+def test_names_of_models_cannot_turn_the_line_around() -> None:
+    named = [{"model": "\u202e-elddim<script>", "served_tokens": 1, "usd_per_million_tokens": None}]
+    assert models(index(a_day(by_model=named)))[0][0] == "<bdi>�-elddim&lt;script&gt;</bdi>"
+
+
+def test_percentiles_are_shown_where_known() -> None:
+    text = index()
+    assert '<td class="right">1.500 s</td><td class="right">12.250 s</td><td class="right">1,234.500 s</td>' in text
+    assert '<td>Time to first token of streams</td><td class="right">–</td>' in text
 
 
 def test_hostile_text_is_shown_letter_by_letter() -> None:
@@ -251,7 +314,11 @@ def test_amounts_on_the_page_have_one_sign_and_cents(figure: str, shown: str) ->
 
 
 def test_what_is_unknown_is_a_dash() -> None:
-    unknown = dict.fromkeys(a_day()["figures"])
+    unknown = (
+        dict.fromkeys(a_day()["figures"])
+        | {"answered_requests": 345_678}
+        | dict.fromkeys(("latency_seconds", "time_to_first_token_seconds"), UNKNOWN)
+    )
     text = index(a_day(figures=unknown, paid_usd=None))
     assert "– paid" in text
     assert "–, – in all" in text
@@ -286,6 +353,7 @@ def a_basket(least: str | None, **changed: Any) -> dict[str, Any]:
         "mix": {"prompt_tokens": 1, "completion_tokens": 2, "cached_tokens": 3, "cached_known_requests": 4},
         "cache_assumption": "Cached there too.",
         "break_even_duty_cycle": {"min": "never", "median": "0.6"},
+        "what_if_break_even_duty_cycle": {"min": "0.9", "median": "0.55"},
     } | changed
 
 
@@ -298,6 +366,7 @@ WHAT_IF = {
         {"duty_cycle": "1", "usd_per_million_tokens": "0.8", "is_measured": False},
     ],
     "assumption": "Pessimistic at higher load.",
+    "formula": "what_if(d) = c / d",
     "break_even_assumption": "As measured.",
 }
 
@@ -312,9 +381,46 @@ def test_where_hosted_is_cheaper_the_page_says_so_in_the_size_of_the_number() ->
 
 
 def test_where_hosted_is_not_cheaper_the_page_says_that_too() -> None:
-    text = index(a_day(compared_with=[a_basket("1.94")]))
+    text = index(a_day(compared_with=[a_basket("1.94", unpriced=[])]))
     assert re.findall(r'<p class="number">(.*)</p>', text) == ["$1.93"]
     assert re.search(r"None of the <a href=\"#elsewhere\">hosted APIs below</a> would have been cheaper", text)
+
+
+def test_hosts_without_a_price_are_not_said_to_be_dearer() -> None:
+    some = index(a_day(compared_with=[a_basket("1.94")]))
+    assert re.search(
+        r"None of the <a href=\"#elsewhere\">hosted APIs below</a> that have a price would have been", some
+    )
+    none = index(a_day(compared_with=[a_basket(None, members=[], median=None, max=None)]))
+    assert "would have been cheaper for the same requests" not in none
+    assert re.search(r"none of <a href=\"#elsewhere\">those below</a> has a price", none)
+
+
+def break_even(text: str) -> dict[str, list[str]]:
+    table = text[text.index("Ours would be cheaper from a busy share of") :]
+    rows = re.findall(r"<tr><td>((?:at|with) .*?)</td>(.*?)</tr>", table)
+    return {name: re.findall(r"<td[^>]*>(.*?)</td>", shares) for name, shares in rows}
+
+
+def test_never_is_said_only_where_neither_break_even_is_to_be_had() -> None:
+    held, spread = "at today&#39;s fixed cost per token", "with fixed costs spread over the tokens"
+    text = index(a_day(compared_with=[a_basket("0.188")]))
+    assert break_even(text) == {held: ["none", "60.00 %"], spread: ["90.00 %", "55.00 %"]}
+    never = {"min": "never", "median": None}
+    both = {"break_even_duty_cycle": never, "what_if_break_even_duty_cycle": never}
+    text = index(a_day(compared_with=[a_basket("0.188", **both)]))
+    assert break_even(text) == {held: ["never", "–"], spread: ["never", "–"]}
+
+
+def test_the_requests_of_the_comparison_add_up() -> None:
+    figures = a_day()["figures"] | {"answered_requests": 345_678}
+    text = index(a_day(requests=345_700, figures=figures, compared_with=[a_basket("1")]))
+    sentence = re.findall(
+        r"Of ([\d,]+) requests ([\d,]+) were priced,\s+([\d,]+) were not, .* and ([\d,]+) were refused", text
+    )
+    assert re.search(r"served in 345,700 requests, 22 of\s+them refused", text)
+    total, *parts = (int(number.replace(",", "")) for number in sentence[0])
+    assert total == sum(parts) == 345_700
 
 
 def test_a_withheld_day_is_compared_with_nothing_and_still_shows_the_prices() -> None:
@@ -330,8 +436,9 @@ def test_every_member_and_what_could_not_be_priced_is_shown() -> None:
     assert "Otter 70B <strong>(cheapest)</strong>" in text
     assert "no price: it is gone" in text
     assert "$0.1880, $3.0000, $44.0000" in text
-    assert "never, 60.00 %" in text
-    assert "8 requests. Cached there too." in text
+    assert "8 were not, because their tokens are not known" in text
+    assert "of the priced requests. Cached there too." in text
+    assert "what_if(d) = c / d." in text
     assert "41.00 % of the time, <strong>as measured</strong>" in text
     assert "Pessimistic at higher load." in text
     assert "As measured." in text

@@ -307,8 +307,8 @@ def test_a_bound_of_which_a_part_is_unknown_is_null() -> None:
 
 
 def test_requests_without_final_usage_are_told_of() -> None:
-    caveats = build(figures={"unmeasured_requests": 1_234})["caveats"]
-    assert any(c.startswith("1,234 of 345,678 requests ended without vLLM's final usage") for c in caveats)
+    caveats = build(figures={"unmeasured_requests": 1_234, "answered_requests": 345_600})["caveats"]
+    assert any(c.startswith("1,234 of 345,600 answered requests ended without vLLM's final usage") for c in caveats)
 
 
 @pytest.mark.parametrize("host", ["http://127.0.0.1:8090/v1", "http://localhost:1/v1", "http://[::1]:8090/v1"])

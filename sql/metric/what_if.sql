@@ -6,7 +6,8 @@
 with costs as (
     select
         utc_day,
-        1000000 * cast(running_usd + fixed_usd as double) / served_tokens as measured_usd,
+        running_usd + fixed_usd as usd,
+        served_tokens,
         busy_gpu_seconds / active_gpu_seconds as measured_ratio
     from metric.load_costs
     where utc_day = $utc_day
@@ -28,8 +29,11 @@ select
     costs.utc_day,
     cast(round(supposed.ratio, 6) as decimal(18, 6)) as duty_cycle_ratio,
     supposed.is_measured,
-    cast(round(costs.measured_usd * costs.measured_ratio / supposed.ratio, 6) as decimal(38, 6))
-        as usd_per_million_tokens
+    cast(
+        round(
+            metric.what_if_usd_per_million(costs.usd, costs.served_tokens, costs.measured_ratio, supposed.ratio), 6
+        ) as decimal(38, 6)
+    ) as usd_per_million_tokens
 from costs
 cross join supposed
 order by supposed.ratio, supposed.is_measured
