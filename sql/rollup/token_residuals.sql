@@ -1,6 +1,6 @@
 -- One row per UTC day, machine, life of its engine and cause: why vLLM's counters and the log differ. Tokens; the rows
 -- of a life add up to its engine tokens minus its logged tokens exactly. Causes that are 0 have no row. in_flight is
--- bounded by the requests at the two scrapes, no_usage by 1.5 times the mean of the life's requests with final usage:
+-- bounded by the requests at the two scrapes, no_usage by 1.25 times the mean of the life's requests with final usage:
 -- what they cannot explain is lost_rows where the log tells of losses, else past_the_proxy; below 0 it is not_in_the_engine.
 -- Prompts and completions are explained apart, so that one's lack does not hide the other's surplus.
 -- docs/method.md, "Token reconciliation".
@@ -18,11 +18,11 @@ with rests as (
         possible_prompt_tokens,
         possible_completion_tokens,
         coalesce(
-            metric.floor_quotient(3 * unmeasured_requests * exact_prompt_tokens, 2 * exact_requests), 0
+            metric.floor_quotient(5 * unmeasured_requests * exact_prompt_tokens, 4 * exact_requests), 0
         ) as likely_unmeasured_prompt,
         coalesce(
             metric.floor_quotient(
-                3 * (unmeasured_requests + partial_requests) * exact_completion_tokens, 2 * exact_requests
+                5 * (unmeasured_requests + partial_requests) * exact_completion_tokens, 4 * exact_requests
             ),
             0
         ) as likely_unmeasured_completion
