@@ -187,7 +187,8 @@ def _broken_share(facts: Facts, gates: Gates) -> str | None:
     if exact is not None and exact < gates.min_exact_usage:
         return f"{_shown(exact)} of the requests have vLLM's final usage, {gates.min_exact_usage} are needed"
     if tokens is not None and tokens < gates.min_token_coverage:
-        return f"the log has {_shown(tokens)} of the tokens that vLLM counted, {gates.min_token_coverage} are needed"
+        needed = gates.min_token_coverage
+        return f"the log and vLLM's own counters have {_shown(tokens)} of their tokens in common, {needed} are needed"
     unattributed, paid = abs(facts.figures["unattributed_usd"] or 0), facts.cost["paid_usd"]
     if unattributed > gates.max_unattributed * abs(paid):
         most = gates.max_unattributed
@@ -283,13 +284,14 @@ def _caveats(utc_day: date, facts: Facts, terms: Terms) -> list[str]:
 
 
 def _token_caveats(coverage: Mapping[str, Any]) -> list[str]:
-    if coverage["token_coverage_ratio"] is None:
+    if not coverage["engine_lives"]:
         return ["The log of requests was not held against vLLM's own counters: none are known."]
     caveats = []
     if _UNEXPLAINED * coverage["unexplained_tokens"] > coverage["engine_tokens"]:
         caveats.append(
             f"vLLM's own counters and the log of requests differ by {coverage['unexplained_tokens']:,} of "
-            f"{coverage['engine_tokens']:,} tokens that no known cause explains: rows that were lost, or traffic past the proxy."
+            f"{coverage['engine_tokens']:,} tokens that no known cause explains: rows that were lost, "
+            "traffic past the proxy, or more in the log than was made."
         )
     if (witnessed := coverage["witnessed_ratio"]) is not None and witnessed < _WITNESSED:
         caveats.append(f"vLLM's own counters are known for {_shown(witnessed)} of the tokens only.")

@@ -34,8 +34,9 @@ class Settings(BaseModel):
     Paths are absolute. `now` is the clock for tests, demos and replays; None means the real one. `models` maps a model's
     name to the ids of the VMs that serve it. Gates are ratios between 0 and 1; a day beyond one is withheld:
     `min_snapshot_coverage` of the window's minutes, `min_exact_usage` of the requests that reached an engine,
-    `min_token_coverage` of vLLM's own tokens, `max_unattributed` of what was paid. `reconcile_requests_per_minute` is how
-    often readers of the books may ask Hyperstack, which allows 500 to everybody behind one address.
+    `min_token_coverage` of the tokens that the log or vLLM's own counters have, `max_unattributed` of what was paid.
+    `reconcile_requests_per_minute` is how often readers of the books may ask Hyperstack, which allows 500 to everybody
+    behind one address.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

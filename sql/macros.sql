@@ -1,8 +1,20 @@
--- What the tables' SQL divides with: in integers, because a quotient of decimals would be a binary float. Null where
--- the divisor is 0 or unknown. The file is run at every open, before schema.sql. docs/method.md, "Rounding".
+-- What several tables' SQL says alike. The file is run at every open, before schema.sql.
 create schema if not exists metric;
+create schema if not exists rollup;
 
--- Rounded down, also below zero.
+-- Whether no engine worked on a request: none was asked, or it answered with an error status, and no usage came. Of
+-- a machine without an id, "upstream_gone" before the status is taken for one that nobody could reach; all else that
+-- is not known reached one. docs/method.md, "Coverage".
+create or replace macro rollup.is_refused(usage_source, end_reason, upstream_status, vm_id) as (
+    usage_source = 'none'
+    and coalesce(
+        upstream_status >= 400,
+        end_reason = 'refused' or (end_reason = 'upstream_gone' and vm_id is null)
+    )
+);
+
+-- Quotients are of integers, because one of decimals would be a binary float. Null where the divisor is 0 or unknown.
+-- docs/method.md, "Rounding". Rounded down, also below zero.
 create or replace macro metric.floor_quotient(dividend, divisor) as (
     (dividend - ((dividend % nullif(divisor, 0)) + divisor) % nullif(divisor, 0)) // nullif(divisor, 0)
 );

@@ -517,15 +517,17 @@ create table if not exists rollup.engine_days (
     possible_completion_tokens bigint not null,
     partial_requests bigint not null,
     unmeasured_requests bigint not null,
-    largest_prompt_tokens bigint not null,
-    largest_completion_tokens bigint not null
+    exact_requests bigint not null,
+    exact_prompt_tokens bigint not null,
+    exact_completion_tokens bigint not null
 );
 comment on column rollup.engine_days.processes is 'that ran at the same time on the machine and are one row';
 comment on column rollup.engine_days.watched_from is
 'since when its counters are known: the start of its process, or the first scrape of one older than the log';
 comment on column rollup.engine_days.opened_at is
 'last scrape at or before the day''s first instant, else watched_from';
-comment on column rollup.engine_days.closed_at is 'last scrape at or before the next day''s first instant';
+comment on column rollup.engine_days.closed_at is
+'last scrape at or before the next day''s first instant; watched_from where its first scrape came after that';
 comment on column rollup.engine_days.engine_prompt_tokens is
 'what vllm:prompt_tokens_total moved by between opened_at and closed_at';
 comment on column rollup.engine_days.overhang_at is
@@ -542,7 +544,8 @@ comment on column rollup.engine_days.sure_prompt_tokens is
 comment on column rollup.engine_days.possible_prompt_tokens is
 'most that they, and requests in flight at one of the scrapes, can have moved it by besides';
 comment on column rollup.engine_days.unmeasured_requests is 'that reached the engine and have no usage at all';
-comment on column rollup.engine_days.largest_prompt_tokens is 'of one request with final usage, times its choices';
+comment on column rollup.engine_days.exact_requests is 'with final usage, in the life for some time between its scrapes';
+comment on column rollup.engine_days.exact_prompt_tokens is 'of these requests, times their choices';
 
 -- One row per UTC day: what the request log tells of its own losses, and what vLLM's counters cannot bound.
 create table if not exists rollup.log_days (
@@ -818,6 +821,7 @@ comment on column metric.what_if.is_measured is 'the duty cycle that the window 
 -- One row per day D: the request log against vLLM's own counters over the seven days that end with D.
 create table if not exists metric.coverage (
     utc_day date not null,
+    engine_lives bigint not null,
     engine_tokens bigint not null,
     unexplained_tokens bigint not null,
     token_coverage_ratio decimal(18, 6),
@@ -828,10 +832,11 @@ create table if not exists metric.coverage (
     lost_segments bigint not null,
     rows_missing bigint not null
 );
+comment on column metric.coverage.engine_lives is 'rows of rollup.engine_days: 0 where no counters are known';
 comment on column metric.coverage.unexplained_tokens is
 'of lost_rows, past_the_proxy and not_in_the_engine, all taken as positive';
 comment on column metric.coverage.token_coverage_ratio is
-'engine tokens that the log has or a named cause explains / engine tokens; null without counters';
+'tokens that both the log and the engines have / tokens that either has; null where there are none';
 comment on column metric.coverage.witnessed_ratio is
 'logged tokens of time in which vLLM''s own counters are known / logged tokens';
 comment on column metric.coverage.day_unexplained_ratio is 'of the day D alone: unexplained / engine tokens';
@@ -848,7 +853,8 @@ create table if not exists metric.bounds (
 comment on column metric.bounds.inside_usd is 'paid without what may lie beyond the ends of the window';
 comment on column metric.bounds.most_usd is
 'paid with all that may lie inside them; null while some counter was not read after the window';
-comment on column metric.bounds.exact_tokens is 'of requests with vLLM''s final usage';
+comment on column metric.bounds.exact_tokens is
+'of requests with vLLM''s final usage, less what the log has beyond the engines'' own counters';
 comment on column metric.bounds.unlogged_tokens is
 'most tokens that vLLM''s counters hold and that no row of the log accounts for';
 comment on column metric.bounds.largest_tokens is

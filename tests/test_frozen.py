@@ -20,22 +20,22 @@ from spotinference_pipeline.warehouse import Warehouse, read_sql
 GOLDEN = Path(__file__).parent / "golden" / "publication"
 METHOD_VERSION = 1
 METHOD_SQL = {
-    "metric.bounds": "a294fa3231721e017c8dd5542175b3afac76a9328abedebab7fb92e8a3795426",
+    "metric.bounds": "607e87d9b03c8c347a0f76e99e2e54c8efc7e137bc943383177fbd95c9a200e3",
     "metric.cost_parts": "0b6797985e2296cbcc73dd595df08c5bb9bd4d300337335af764a6a70f0a3c1c",
     "metric.cost_per_mtok": "9d1359a3e3447628a2a90b2bdaf048f792c049b5c12a152e443caa5534b17492",
-    "metric.coverage": "42f4f86dcefa7cb43d5ade64e090b04c16a622b4f05e2b402336be111d107147",
+    "metric.coverage": "337e437b50dbd40d70ff48f3ae80efbbad1ece8e2811b3efd7a481b27a17eb07",
     "metric.figures": "220ae81b1e12aa4f6671034f9b6cf8b1ac4224d31b9a79651ee25ce3e820b73f",
     "metric.inputs": "936eefe7ec528db1449050af3398ff4faacc46512adcc4c261e813bf548a540f",
     "metric.model_costs": "2342f108c4a698107926e40ed11150dee8d33e9d62438d4f06e5b7f3fc1cd998",
     "metric.paid": "b35e322a05f45413e1a557b82c68558fba3c7db7398515d69622dce8e9fb045c",
-    "metric.request_percentiles": "ab02656c2f1b0803a53a2db3a2007b86db6fb41996e67f31922b516abad4dffa",
+    "metric.request_percentiles": "7606a15a4e59dc9238e1c6625cc2ea0aaa82a36d9213e35b771539ca2acf2d32",
     "metric.served": "bab7da2f34c2360125a70626cb9fdc86fb31dc11ca2a953989678b7bd8bc3f91",
     "metric.vm_costs": "576c6ee83af17070c44341ee4946ab333c9f339cbaef5e5f3dbfd822f852e543",
-    "rollup.engine_days": "5ea41561c81a49c371555ac04e704f1fde4d5652068bb5672cd689db19f2758b",
-    "rollup.log_days": "bd73588b1c703032d12ad2448ae0e8d932ec95766a24e016bab910c42b6176d8",
+    "rollup.engine_days": "97fc5a3688ffca2097b0f60877b1874e5eabc129c48368c061e5db653e195683",
+    "rollup.log_days": "89e7a72d841df703a90a4c588e2d9cb330e46c4af5ec2d4541d8d3e6123f66f6",
     "rollup.snapshot_days": "a0133ee50a3f322e784200c978ad0e68b74a6e65c2da2f750364cb139ffc2581",
-    "rollup.token_days": "92eaf389ddc3c8d05d02c52610d4317325ddf348c4e005553ae799018fb58e11",
-    "rollup.token_residuals": "e51e3a025f8132c91462eccc87c6cc4121ce1dd5354d02c0d843a425f7827405",
+    "rollup.token_days": "124af33cdb51d1596ba96661bbc83696f567d644b01c5535e00a73f534b9387e",
+    "rollup.token_residuals": "5b187add69288cddbbe54c72700e12dba290d85527a0635a2c36afe56c4c07d9",
     "rollup.vm_token_days": "6cb2163bff81d753adec6cdea78461bb443c78bf84b1cad9cfd65726c6aba108",
 }
 

@@ -78,6 +78,7 @@ MODELS = [
     {"model": "zeta", "served_tokens": 1, "usd_per_million_tokens": None, "cost_usd": None},
 ]
 COVERAGE = {
+    "engine_lives": 9,
     "engine_tokens": 214_000_000,
     "unexplained_tokens": 0,
     "token_coverage_ratio": Decimal("0.998700"),
@@ -251,15 +252,21 @@ def test_a_log_that_lacks_too_many_of_the_engines_tokens_withholds_the_day() -> 
     document = first(coverage={"token_coverage_ratio": Decimal("0.949999")})
     jsonschema_rs.validate(SCHEMA, document)
     assert (document["status"], document["coverage"]["token"]) == ("withheld", "0.949999")
-    needed = "the log has 0.9499 of the tokens that vLLM counted, 0.95 are needed; there is no good day yet"
+    needed = "the log and vLLM's own counters have 0.9499 of their tokens in common, 0.95 are needed; there is no good day yet"
     assert document["status_reason"] == needed
 
 
 def test_what_is_not_known_withholds_nothing() -> None:
     unknown = {"exact_usage_ratio": None, "unattributed_usd": None}
-    document = build(figures=unknown, coverage={"token_coverage_ratio": None, "witnessed_ratio": None})
+    none = {"engine_lives": 0, "token_coverage_ratio": None, "witnessed_ratio": None}
+    document = build(figures=unknown, coverage=none)
     assert (document["status"], document["coverage"]["token"]) == ("provisional", None)
     assert document["caveats"][-1] == "The log of requests was not held against vLLM's own counters: none are known."
+
+
+def test_engines_that_made_nothing_are_known_all_the_same() -> None:
+    idle = {"engine_tokens": 0, "token_coverage_ratio": None, "witnessed_ratio": None}
+    assert not any("none are known" in caveat for caveat in build(coverage=idle)["caveats"])
 
 
 def test_coverages_at_their_gates_are_enough() -> None:

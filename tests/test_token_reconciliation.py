@@ -97,6 +97,28 @@ def test_what_went_past_the_proxy_is_the_residual_to_the_token_but_for_what_was_
     assert found["past_the_proxy"] > 0.85 * tokens, "requests without usage explain no prompts that others sent"
 
 
+@pytest.mark.parametrize("seed", SEEDS[:100:5])
+def test_requests_without_usage_are_not_flagged_and_do_not_hide_what_went_past_the_proxy(
+    seed: int, tmp_path: Path
+) -> None:
+    scenario = Scenario.generate(seed, DAY, 1)
+    for share in (0.002, 0.01):
+        partly = without_usage(scenario, share)
+        with read(partly, tmp_path / f"{share}") as warehouse:
+            found = causes(warehouse)
+            assert found["no_usage"] > 0
+            assert not is_flagged(warehouse)
+            assert unexplained_share(warehouse) <= 0.002
+            row = warehouse.query("select token_coverage_ratio, unexplained_tokens from metric.coverage").row(0)
+            print(seed, share, found, row)
+            assert row[0] < 1, "what no row holds is not in the log, though its cause is known"
+        with read(past_the_proxy(partly, 0.01), tmp_path / f"{share} past") as warehouse:
+            found = causes(warehouse)
+            print(seed, share, found)
+            assert found["past_the_proxy"] > 0
+            assert is_flagged(warehouse)
+
+
 def test_a_lost_segment_is_found_the_same_day_and_its_tokens_are_lost_rows(tmp_path: Path) -> None:
     scenario = Scenario.generate(5, DAY, 1)
     losses = LogLosses(segments=0.1)

@@ -1,7 +1,8 @@
 -- One row for the day D: the sums between which the true figure of its window lies. USD and tokens. Spend is unsure
 -- only where a counter's movement straddles an end of what counters priced: an end of the window, or of a stretch of
--- days with books inside it. Tokens are at least those with final usage; at most those logged and all that vLLM's
--- counters hold and no row of the log accounts for, of the day before the window too, for requests that run into it.
+-- days with books inside it. Tokens are at least those with final usage, less what the log has beyond the engines; at
+-- most those logged and all that vLLM's counters hold and no row of the log accounts for, of the three days before the
+-- window too, for requests that run into it.
 -- docs/method.md, "Bounds".
 with booked as (
     select utc_day
@@ -69,6 +70,19 @@ served as (
 unseen as (
     select coalesce(sum(dark_vms), 0) as dark_vms
     from rollup.log_days
+    where utc_day > cast($utc_day as date) - interval 10 days and utc_day <= $utc_day
+),
+
+surplus as (
+    select
+        coalesce(
+            sum(
+                greatest(sure_prompt_tokens - engine_prompt_tokens, 0)
+                + greatest(sure_completion_tokens - engine_generation_tokens, 0)
+            ),
+            0
+        ) as tokens
+    from rollup.engine_days
     where utc_day > cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
 ),
 
@@ -80,7 +94,7 @@ unlogged as (
             + if(utc_day = $utc_day, overhang_tokens, 0)
         ) as tokens
     from rollup.engine_days
-    where utc_day >= cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
+    where utc_day > cast($utc_day as date) - interval 10 days and utc_day <= $utc_day
 )
 
 select
@@ -89,7 +103,7 @@ select
     cast(
         if(unread.counters = 0, cost.paid_usd + coalesce(edges.outside_usd, 0), null) as decimal(38, 15)
     ) as most_usd,
-    cast(served.exact_tokens as bigint) as exact_tokens,
+    cast(greatest(served.exact_tokens - surplus.tokens, 0) as bigint) as exact_tokens,
     cast(coalesce(unlogged.tokens, 0) as bigint) as unlogged_tokens,
     cast(
         if(
@@ -103,5 +117,6 @@ cross join edges
 cross join unread
 cross join served
 cross join unseen
+cross join surplus
 cross join unlogged
 where cost.utc_day = $utc_day

@@ -1,8 +1,11 @@
--- One row for the day D: how much of what vLLM's own counters say the request log has, over the seven UTC days that end
--- with D and on D alone. Tokens as the engine counts, canaries included. Null where no counters are known.
+-- One row for the day D: how far the request log and vLLM's own counters have the same tokens, over the seven UTC days
+-- that end with D and on D alone. Tokens as the engine counts, canaries included. What no row of the log holds is not
+-- in the log, whether a cause is known or not; choices, aborted prefills and requests in flight are no difference.
+-- A log that has more than the engines made lowers the coverage as well. Null where neither has any.
 -- docs/method.md, "Token reconciliation".
 with engines as (
     select
+        count(*) as lives,
         coalesce(sum(engine_prompt_tokens + engine_generation_tokens), 0) as tokens,
         coalesce(
             sum(engine_prompt_tokens + engine_generation_tokens) filter (where utc_day = $utc_day), 0
@@ -13,14 +16,15 @@ with engines as (
 
 residuals as (
     select
-        coalesce(sum(abs(tokens)), 0) as unexplained,
+        coalesce(sum(abs(tokens)) filter (where cause != 'no_usage'), 0) as unexplained,
         coalesce(sum(tokens) filter (where tokens > 0), 0) as missing,
-        coalesce(sum(abs(tokens)) filter (where utc_day = $utc_day), 0) as day_unexplained
+        coalesce(sum(-tokens) filter (where tokens < 0), 0) as surplus,
+        coalesce(sum(abs(tokens)) filter (where cause != 'no_usage' and utc_day = $utc_day), 0) as day_unexplained
     from rollup.token_residuals
     where
         utc_day > cast($utc_day as date) - interval 7 days
         and utc_day <= $utc_day
-        and cause in ('lost_rows', 'past_the_proxy', 'not_in_the_engine')
+        and cause in ('no_usage', 'lost_rows', 'past_the_proxy', 'not_in_the_engine')
 ),
 
 log as (
@@ -35,10 +39,11 @@ log as (
 
 select
     cast($utc_day as date) as utc_day,
+    engines.lives as engine_lives,
     cast(engines.tokens as bigint) as engine_tokens,
     cast(residuals.unexplained as bigint) as unexplained_tokens,
     cast(
-        metric.ratio(engines.tokens - residuals.missing, engines.tokens) as decimal(18, 6)
+        metric.ratio(engines.tokens - residuals.missing, engines.tokens + residuals.surplus) as decimal(18, 6)
     ) as token_coverage_ratio,
     cast(metric.ratio(log.witnessed, log.logged) as decimal(18, 6)) as witnessed_ratio,
     cast(engines.day_tokens as bigint) as day_engine_tokens,

@@ -18,7 +18,7 @@ with answered as (
         finished_at >= cast($utc_day as date) - interval 6 days
         and finished_at < cast($utc_day as date) + interval 1 day
         and not is_canary
-        and upstream_status < 400
+        and not rollup.is_refused(usage_source, end_reason, upstream_status, vm_id)
 ),
 
 ranked as (

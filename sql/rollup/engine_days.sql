@@ -40,6 +40,7 @@ seen as (
     group by scrapes.vm_id, scrapes.engine, scrapes.process_started_at
 ),
 
+-- a process that began on the day and was scraped only after it has all it made in the overhang
 lives as (
     select
         vm_id,
@@ -50,10 +51,16 @@ lives as (
         if(is_from_zero, least(process_started_at, first_at), first_at) as watched_from,
         coalesce(before_at, watched_from) as opened_at,
         before_at,
-        closed_at,
+        coalesce(closed_at, watched_from) as closed_at,
         next_at
     from seen
-    where closed_at > cast($utc_day as date) or (before_at is not null and next_at is not null)
+    where
+        closed_at > cast($utc_day as date)
+        or (next_at is not null and before_at is not null)
+        or (
+            next_at is not null and is_from_zero
+            and process_started_at >= cast($utc_day as date) and process_started_at < cast($utc_day as date) + 1
+        )
 ),
 
 readings as (
@@ -188,7 +195,7 @@ asked as (
     where
         finished_at > (select min(engines.opened_at) from engines) - interval 5 seconds
         and started_at < cast($utc_day as date) + 1
-        and not (usage_source = 'none' and coalesce(upstream_status >= 400, vm_id is null))
+        and not rollup.is_refused(usage_source, end_reason, upstream_status, vm_id)
 ),
 
 -- a request that ends within 5 s before a scrape may not be in it yet
@@ -227,8 +234,9 @@ logged as (
         sum(completion_tokens) filter (where not is_inside) as possible_completion_tokens,
         count(*) filter (where usage_source = 'engine_partial') as partial_requests,
         count(*) filter (where usage_source = 'none') as unmeasured_requests,
-        max(most_prompt_tokens) filter (where usage_source = 'engine_final') as largest_prompt_tokens,
-        max(completion_tokens) filter (where usage_source = 'engine_final') as largest_completion_tokens
+        count(*) filter (where usage_source = 'engine_final') as exact_requests,
+        sum(most_prompt_tokens) filter (where usage_source = 'engine_final') as exact_prompt_tokens,
+        sum(completion_tokens) filter (where usage_source = 'engine_final') as exact_completion_tokens
     from matched
     group by vm_id, place
 )
@@ -258,8 +266,9 @@ select
     cast(coalesce(logged.possible_completion_tokens, 0) as bigint) as possible_completion_tokens,
     coalesce(logged.partial_requests, 0) as partial_requests,
     coalesce(logged.unmeasured_requests, 0) as unmeasured_requests,
-    cast(coalesce(logged.largest_prompt_tokens, 0) as bigint) as largest_prompt_tokens,
-    cast(coalesce(logged.largest_completion_tokens, 0) as bigint) as largest_completion_tokens
+    coalesce(logged.exact_requests, 0) as exact_requests,
+    cast(coalesce(logged.exact_prompt_tokens, 0) as bigint) as exact_prompt_tokens,
+    cast(coalesce(logged.exact_completion_tokens, 0) as bigint) as exact_completion_tokens
 from engines
 left join logged on engines.vm_id is not distinct from logged.vm_id and engines.place = logged.place
 order by engines.vm_id, engines.opened_at

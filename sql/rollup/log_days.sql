@@ -1,6 +1,8 @@
 -- One row for the UTC day: what the request log tells of its own losses, and what vLLM's counters cannot bound.
--- A segment is lost where the next one names it and nobody has read it. Where the log has a hole, an engine is in the
--- dark unless its counters were scraped on both sides of the hole, or began inside it, or its machine was off.
+-- A segment is lost where the next one names it and nobody has read it. A writer that falls silent before the day's end
+-- leaves a hole as well; one that has been so for a week while another goes on is taken for retired. An engine is in the
+-- dark in a hole unless its counters were scraped on both sides of it, or began inside it, or its machine was off. A
+-- writer's silence has its other side where another writer scrapes on.
 -- docs/method.md, "Token reconciliation".
 with chain as (
     select
@@ -20,6 +22,7 @@ with chain as (
 -- a lost segment may have begun where the last one before it ended, and says itself when it was made
 links as (
     select
+        writer,
         started_at,
         ended_at,
         rows_missing,
@@ -39,7 +42,8 @@ links as (
 holes as (
     select
         coalesce(last_ended_at, started_at) as start_at,
-        started_at as end_at
+        started_at as end_at,
+        false as is_silence
     from links
     where
         is_broken
@@ -50,9 +54,15 @@ holes as (
 
     select
         max(ended_at) as start_at,
-        cast(cast($utc_day as date) + 1 as timestamptz) as end_at
+        cast(cast($utc_day as date) + 1 as timestamptz) as end_at,
+        true as is_silence
     from links
-    having max(ended_at) < cast($utc_day as date) + 1 - interval 2 minutes
+    group by writer
+    having
+        max(ended_at) < cast($utc_day as date) + 1 - interval 2 minutes
+        and max(ended_at) >= least(
+            (select max(links.ended_at) from links), cast(cast($utc_day as date) + 1 as timestamptz)
+        ) - interval 7 days
 ),
 
 machines as (
@@ -70,30 +80,41 @@ machines as (
         and finished_at < cast($utc_day as date) + 1
 ),
 
+scrapes as (
+    select
+        holes.start_at,
+        holes.end_at,
+        counters.vm_id,
+        counters.observed_at,
+        counters.process_started_at,
+        counters.prompt_tokens_total as tokens,
+        (counters.upstream, counters.process_started_at) as engine,
+        counters.observed_at <= holes.start_at as is_before,
+        if(
+            holes.is_silence, counters.observed_at > holes.start_at, counters.observed_at >= holes.end_at
+        ) as is_after
+    from holes
+    cross join validated.engine_counters as counters
+),
+
 scraped as (
     select
         holes.start_at,
-        machines.vm_id,
         holes.end_at,
-        max(scrapes.observed_at) filter (where scrapes.observed_at <= holes.start_at) as last_at,
-        max_by(
-            (scrapes.upstream, scrapes.process_started_at), scrapes.observed_at
-        ) filter (where scrapes.observed_at <= holes.start_at) as last_engine,
-        max_by(
-            scrapes.prompt_tokens_total, scrapes.observed_at
-        ) filter (where scrapes.observed_at <= holes.start_at) as last_tokens,
-        min_by(
-            (scrapes.upstream, scrapes.process_started_at), scrapes.observed_at
-        ) filter (where scrapes.observed_at >= holes.end_at) as next_engine,
-        min_by(
-            scrapes.prompt_tokens_total, scrapes.observed_at
-        ) filter (where scrapes.observed_at >= holes.end_at) as next_tokens,
-        min_by(
-            scrapes.process_started_at, scrapes.observed_at
-        ) filter (where scrapes.observed_at >= holes.end_at) as next_started_at
+        machines.vm_id,
+        max(scrapes.observed_at) filter (where scrapes.is_before) as last_at,
+        max_by(scrapes.engine, scrapes.observed_at) filter (where scrapes.is_before) as last_engine,
+        max_by(scrapes.tokens, scrapes.observed_at) filter (where scrapes.is_before) as last_tokens,
+        min_by(scrapes.engine, scrapes.observed_at) filter (where scrapes.is_after) as next_engine,
+        min_by(scrapes.tokens, scrapes.observed_at) filter (where scrapes.is_after) as next_tokens,
+        min_by(scrapes.process_started_at, scrapes.observed_at) filter (where scrapes.is_after) as next_started_at
     from holes
     cross join machines
-    left join validated.engine_counters as scrapes on machines.vm_id = scrapes.vm_id
+    left join scrapes
+        on
+            machines.vm_id = scrapes.vm_id
+            and holes.start_at = scrapes.start_at
+            and holes.end_at = scrapes.end_at
     group by holes.start_at, holes.end_at, machines.vm_id
 ),
 
@@ -156,9 +177,8 @@ finished as (
     where
         requests.finished_at >= cast($utc_day as date)
         and requests.finished_at < cast($utc_day as date) + 1
-        and not (
-            requests.usage_source = 'none'
-            and coalesce(requests.upstream_status >= 400, requests.vm_id is null)
+        and not rollup.is_refused(
+            requests.usage_source, requests.end_reason, requests.upstream_status, requests.vm_id
         )
 ),
 

@@ -14,6 +14,6 @@ where
     finished_at >= cast($utc_day as date)
     and finished_at < cast($utc_day as date) + interval 1 day
     and not is_canary
-    and not (usage_source = 'none' and coalesce(upstream_status >= 400, vm_id is null))
+    and not rollup.is_refused(usage_source, end_reason, upstream_status, vm_id)
 group by prompt_tokens
 order by prompt_tokens

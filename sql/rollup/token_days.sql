@@ -7,7 +7,7 @@ select
     usage_source,
     count(*) as requests,
     count(*) filter (
-        where usage_source = 'none' and coalesce(upstream_status >= 400, vm_id is null)
+        where rollup.is_refused(usage_source, end_reason, upstream_status, vm_id)
     ) as refused_requests,
     cast(sum(prompt_tokens) as bigint) as prompt_tokens,
     cast(sum(completion_tokens) as bigint) as completion_tokens,
