@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from spotinference_pipeline import answers
+from spotinference_pipeline import answers, checks, ledger
 from spotinference_pipeline.books import Book, Line, read_books
 from spotinference_pipeline.raw import Exchange
 from spotinference_pipeline.windows import day_window
@@ -139,6 +139,24 @@ def test_books_come_oldest_first_whatever_the_order_of_their_files(shelf: Shelf)
 def test_a_total_without_an_amount_makes_no_book(shelf: Shelf) -> None:
     content = msgspec.json.encode({"status": True, "x": {"billing_history": []}})
     assert shelf.land(shelf.words.exchange(answers.HISTORY, content, SETTLED, query=WINDOW), *shelf.lists()) == []
+
+
+@pytest.mark.parametrize("later", ["a total that cannot be read", "exact repeats"])
+def test_a_second_file_that_is_no_book_keeps_the_first_in_the_ledger_and_in_its_check(shelf: Shelf, later: str) -> None:
+    """The check counts the bills anew: what is no book to the ledger must be none to it, or publication is blocked."""
+    first = [shelf.total("5"), *shelf.lists(virtual_machine=[shelf.answer("virtual-machine", shelf.row(1, "5"))])]
+    shelf.land(*first)
+    if later == "exact repeats":
+        books = shelf.land(*first)
+    else:
+        at = "2026-11-25T02:00:00"
+        row = {"attributes": {"id": "org"}, "metrics": {"incurred_bill": "n/a"}}
+        vms = shelf.answer("virtual-machine", shelf.row(1, "4"), at=at)
+        books = shelf.land(shelf.answer("", row, at=at), *shelf.lists(at, virtual_machine=[vms]))
+    assert [book.organisation // USD for book in books] == [5]
+    ledger.build_day(shelf.desk.warehouse, DAY)
+    (finding,) = checks.run(shelf.desk.warehouse, DAY, ["ledger_equals_the_books"])
+    assert finding.passed, finding.broken
 
 
 def test_the_books_of_a_day_are_its_own(shelf: Shelf) -> None:
