@@ -80,6 +80,7 @@ def test_a_line_that_stands_on_two_pages_counts_once_and_the_later_answer_counts
     pages = [
         shelf.answer("volume", shelf.row(1, "1"), shelf.row(2, "5"), page=1),
         shelf.answer("volume", shelf.row(2, "6"), page=2, at="2026-11-23T02:00:05"),
+        shelf.answer("volume", shelf.row(1, "1"), shelf.row(2, "6"), page=1, at="2026-11-23T02:00:10"),
     ]
     (book,) = shelf.land(shelf.total("7"), *shelf.lists(volume=pages))
     assert {key: line.bill // USD for key, line in book.lines.items()} == {("volume", 1): 1, ("volume", 2): 6}
