@@ -202,6 +202,11 @@ def raw_items(endpoint: str, content: bytes) -> tuple[type, list[msgspec.Raw]]:
     return item_type, wrapper(content)
 
 
+def is_history_list(endpoint: str) -> bool:
+    """Tell whether a path is the organisation's billing history, or a list of its lines."""
+    return endpoint == HISTORY or endpoint.removeprefix(HISTORY + "/") in HISTORY_LISTS
+
+
 def is_empty_list(endpoint: str, content: bytes) -> bool:
     """Tell whether an answer with status 404 is how a list of the billing history says that it has no line."""
     if endpoint.removeprefix(HISTORY + "/") not in HISTORY_LISTS:
@@ -247,8 +252,7 @@ def _reader(endpoint: str) -> tuple[Wrapper, type[Item]] | None:
         return (lambda content: _list_of(_envelope(content), "billing_events_history")), BillingEvent
     if endpoint.startswith(HISTORY) and endpoint.endswith("/graph"):
         return _graph_points, GraphPoint
-    is_list = endpoint == HISTORY or endpoint.removeprefix(HISTORY + "/") in HISTORY_LISTS
-    if is_list or endpoint.endswith("/sub-resource"):
+    if is_history_list(endpoint) or endpoint.endswith("/sub-resource"):
         return _history_rows, BillingRow
     readers: dict[str, tuple[Wrapper, type[Item]]] = {
         USAGE: ((lambda content: _list_of(_envelope(content), "data")), UsageItem),

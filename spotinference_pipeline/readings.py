@@ -40,26 +40,48 @@ class Life:
 def read_lives(warehouse: Warehouse, start: datetime, end: datetime) -> list[Life]:
     """Read every life's readings in the day, and the last before and the first after it.
 
-    A life that was not seen to end comes also when its last reading is before the day.
+    A life that was not seen to end comes also when its last reading is before the day. Answers from after its end that
+    still call it active are stale, and left out.
     """
     frame = warehouse.query(
         """
-        with bounds as (
+        with ends as (
+            select
+                resource_type,
+                resource_id,
+                created_at,
+                max(terminated_at) as ended_at
+            from validated.billing_snapshots
+            where not is_active
+            group by resource_type, resource_id, created_at
+        ),
+
+        readings as (
+            select
+                shots.*,
+                case
+                    when shots.is_active or shots.terminated_at is null then shots.observed_at
+                    else shots.terminated_at
+                end as read_at
+            from validated.billing_snapshots as shots
+            left join ends
+                on
+                    shots.resource_type = ends.resource_type
+                    and shots.resource_id = ends.resource_id
+                    and shots.created_at = ends.created_at
+            where
+                shots.created_at < $end
+                and (not shots.is_active or ends.ended_at is null or shots.observed_at <= ends.ended_at)
+        ),
+
+        bounds as (
             select
                 resource_type,
                 resource_id,
                 created_at,
                 max(read_at) filter (where read_at <= $start) as first_at,
                 min(read_at) filter (where read_at >= $end) as last_at
-            from (
-                select
-                    resource_type,
-                    resource_id,
-                    created_at,
-                    case when is_active or terminated_at is null then observed_at else terminated_at end as read_at
-                from validated.billing_snapshots
-                where created_at < $end
-            )
+            from readings
             group by resource_type, resource_id, created_at
         )
 
@@ -67,27 +89,24 @@ def read_lives(warehouse: Warehouse, start: datetime, end: datetime) -> list[Lif
             readings.resource_type,
             readings.resource_id,
             readings.created_at,
-            case
-                when readings.is_active or readings.terminated_at is null then readings.observed_at
-                else readings.terminated_at
-            end as read_at,
+            readings.read_at,
             readings.total_bill_usd,
             readings.rate_usd_per_minute,
             readings.resource_name,
             readings.is_excluded,
             readings.is_active
-        from validated.billing_snapshots as readings
+        from readings
         inner join bounds
             on
                 readings.resource_type = bounds.resource_type
                 and readings.resource_id = bounds.resource_id
                 and readings.created_at = bounds.created_at
         where
-            read_at >= coalesce(bounds.first_at, readings.created_at)
-            and read_at <= coalesce(bounds.last_at, $end)
+            readings.read_at >= coalesce(bounds.first_at, readings.created_at)
+            and readings.read_at <= coalesce(bounds.last_at, $end)
         -- an ended counter that was corrected is read twice at its end: the later answer counts
         qualify row_number() over (
-            partition by readings.resource_type, readings.resource_id, readings.created_at, read_at
+            partition by readings.resource_type, readings.resource_id, readings.created_at, readings.read_at
             order by readings.observed_at desc
         ) = 1
         order by 1, 2, 3, 4

@@ -27,6 +27,7 @@ from spotinference_pipeline.batch import Batch, to_frame
 from spotinference_pipeline.request_log import SEGMENT_NAME, read_segment
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse
+from spotinference_pipeline.whole_lists import doubt_moved, doubt_refused
 from spotinference_pipeline.windows import ONE_DAY, Window, day_window, days_between, month_window
 
 BYTES_PER_BATCH = 64 * 2**20
@@ -179,9 +180,10 @@ def _read_batch(sources: Iterator[_Source], most_bytes: int) -> _FileBatch:
 def _store_batch(warehouse: Warehouse, batch: _FileBatch) -> Ingested:
     days = _days_of_gap(warehouse, batch)
     with warehouse.transaction():
-        warehouse.append("validated.exchanges", to_frame(batch.exchanges, hyperstack_rows.EXCHANGE_SCHEMA))
         for table in batch.tables():
             days |= _days(_store(warehouse, batch, table, batch.frame(table)))
+        exchanges = doubt_refused(batch.exchanges, batch.quarantine)
+        warehouse.append("validated.exchanges", to_frame(exchanges, hyperstack_rows.EXCHANGE_SCHEMA))
         recovered = _recovered(warehouse)
         _complete_stopped_requests(warehouse)
         days |= {finished_at.date() for _, finished_at, *_ in recovered ^ _recovered(warehouse)}
@@ -200,7 +202,7 @@ def _store_batch(warehouse: Warehouse, batch: _FileBatch) -> Ingested:
 
 
 def _add_raw_file(batch: Batch, content: bytes, file: str) -> list[tuple[Any, ...]]:
-    rows = []
+    rows, exchanges = [], []
     if not content:
         batch.flag(file, 1, "file", "validated.exchanges", "empty file: expected at least one line")
     for line, exchange in raw.read_exchanges(content):
@@ -208,7 +210,8 @@ def _add_raw_file(batch: Batch, content: bytes, file: str) -> list[tuple[Any, ..
             batch.refuse(file, line, "line", "validated.exchanges", exchange.reason, exchange.content)
         else:
             rows.append(hyperstack_rows.add_exchange(batch, exchange, file, line))
-    return rows
+            exchanges.append(exchange)
+    return doubt_moved(exchanges, rows)
 
 
 def _counts(batch: Batch, file: str) -> tuple[int, int, int, int, int]:

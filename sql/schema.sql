@@ -36,7 +36,8 @@ create table if not exists validated.exchanges (
     source_file varchar not null,
     source_line bigint not null
 );
-comment on column validated.exchanges.is_good is 'answered 200 and read as a whole';
+comment on column validated.exchanges.is_good is
+'answered 200 and read as a whole; of the billing history also: no row refused, all pages of a list at rest';
 comment on column validated.exchanges.clock_skew_seconds is
 'Hyperstack''s clock minus ours, by the Date header; null without one';
 comment on column validated.exchanges.schema_drift is

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from spotinference_pipeline import answers
+from spotinference_pipeline import answers, checks, ledger
 from spotinference_pipeline.books import Book, Line, read_books
 from spotinference_pipeline.raw import Exchange
 from spotinference_pipeline.windows import day_window
@@ -80,6 +80,7 @@ def test_a_line_that_stands_on_two_pages_counts_once_and_the_later_answer_counts
     pages = [
         shelf.answer("volume", shelf.row(1, "1"), shelf.row(2, "5"), page=1),
         shelf.answer("volume", shelf.row(2, "6"), page=2, at="2026-11-23T02:00:05"),
+        shelf.answer("volume", shelf.row(1, "1"), shelf.row(2, "6"), page=1, at="2026-11-23T02:00:10"),
     ]
     (book,) = shelf.land(shelf.total("7"), *shelf.lists(volume=pages))
     assert {key: line.bill // USD for key, line in book.lines.items()} == {("volume", 1): 1, ("volume", 2): 6}
@@ -139,6 +140,24 @@ def test_books_come_oldest_first_whatever_the_order_of_their_files(shelf: Shelf)
 def test_a_total_without_an_amount_makes_no_book(shelf: Shelf) -> None:
     content = msgspec.json.encode({"status": True, "x": {"billing_history": []}})
     assert shelf.land(shelf.words.exchange(answers.HISTORY, content, SETTLED, query=WINDOW), *shelf.lists()) == []
+
+
+@pytest.mark.parametrize("later", ["a total that cannot be read", "exact repeats"])
+def test_a_second_file_that_is_no_book_keeps_the_first_in_the_ledger_and_in_its_check(shelf: Shelf, later: str) -> None:
+    """The check counts the bills anew: what is no book to the ledger must be none to it, or publication is blocked."""
+    first = [shelf.total("5"), *shelf.lists(virtual_machine=[shelf.answer("virtual-machine", shelf.row(1, "5"))])]
+    shelf.land(*first)
+    if later == "exact repeats":
+        books = shelf.land(*first)
+    else:
+        at = "2026-11-25T02:00:00"
+        row = {"attributes": {"id": "org"}, "metrics": {"incurred_bill": "n/a"}}
+        vms = shelf.answer("virtual-machine", shelf.row(1, "4"), at=at)
+        books = shelf.land(shelf.answer("", row, at=at), *shelf.lists(at, virtual_machine=[vms]))
+    assert [book.organisation // USD for book in books] == [5]
+    ledger.build_day(shelf.desk.warehouse, DAY)
+    (finding,) = checks.run(shelf.desk.warehouse, DAY, ["ledger_equals_the_books"])
+    assert finding.passed, finding.broken
 
 
 def test_the_books_of_a_day_are_its_own(shelf: Shelf) -> None:

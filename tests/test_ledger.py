@@ -81,6 +81,33 @@ def test_a_final_counter_that_was_corrected_counts_as_corrected(books: Any) -> N
     assert books.build() == {VM: usd(idle="1.25")}
 
 
+def test_a_stale_answer_from_after_the_end_makes_no_credit(books: Any) -> None:
+    """Ended at 06:05; an answer of 06:05:30 still calls it active, with the counter of 06:04."""
+    created = "2026-11-22T05:00"
+    books.reading("06:00", "1.00", created=created)
+    books.reading("06:05:30", "1.24", created=created)
+    books.reading("06:20", "1.30", None, created=created, ended="06:05")
+    books.reading("06:21", "1.30", created=created)
+    books.fleet("06:00")
+    assert books.build() == {VM: usd(idle="1.3")}
+    assert books.vm()["alive_seconds"] == 3900
+
+
+def test_a_stale_answer_from_after_the_end_lets_nothing_live_on(books: Any) -> None:
+    """With a book a life that was not seen to end goes on until midnight, on every later day too."""
+    created = f"{EVE}T21:00"
+    books.reading("00:00", "1.00", created=created)
+    books.reading("06:05:30", "22.88", created=created)
+    books.reading("06:20", "22.90", None, created=created, ended="06:05")
+    books.fleet("00:00")
+    books.book({VM: "21.90"}, "21.90")
+    assert books.build() == {VM: usd(idle="21.9")}
+    assert books.vm()["alive_seconds"] == 6 * 3600 + 300
+    assert books.warehouse.query("from rollup.adjustments").is_empty()
+    books.build(DAY + timedelta(days=1))
+    assert books.warehouse.query("from rollup.resource_days").filter(utc_day=DAY + timedelta(days=1)).is_empty()
+
+
 def test_a_resource_that_ended_before_the_day_is_not_in_it(books: Any) -> None:
     books.reading(f"{EVE}T10:00", "1.00")
     books.reading("06:15", "2.00", None, ended=f"{EVE}T11:00")

@@ -45,6 +45,17 @@ answers as (
     group by exchanges.source_file, windows.start_at, windows.end_at, exchanges.endpoint, exchanges.query
 ),
 
+totals as (
+    -- where all is an exact repeat of another file, or no total can be read, there is none
+    select distinct
+        source_file,
+        window_start as start_at,
+        window_end as end_at
+    from validated.billing_history
+    where
+        resource_type = 'organisation' and figure = 'incurred_bill' and observed_at >= window_end + interval 2 hours
+),
+
 books as (
     select
         source_file,
@@ -52,6 +63,7 @@ books as (
         end_at,
         max(answered_at) as last_at
     from answers
+    semi join totals using (source_file, start_at, end_at)
     group by source_file, start_at, end_at
     having
         bool_and(is_good)
@@ -136,7 +148,7 @@ lines as (
             history.source_file = counted.source_file
             and history.window_start = counted.start_at
             and history.window_end = counted.end_at
-    where history.figure = 'incurred_bill'
+    where history.figure = 'incurred_bill' and history.observed_at >= counted.end_at + interval 2 hours
     group by
         counted.sign, counted.start_at, counted.end_at, history.resource_type, history.resource_id, history.billing_id
 ),

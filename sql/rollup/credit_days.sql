@@ -70,6 +70,18 @@ spans as (
     having readings.rise_usd > 0.000001 or coalesce(sum(payments.amount_usd), 0) != 0
 ),
 
+ends as (
+    select
+        resource_type,
+        resource_id,
+        created_at,
+        max(terminated_at) as ended_at
+    from validated.billing_snapshots
+    where not is_active
+    group by resource_type, resource_id, created_at
+),
+
+-- without stale answers: from after the end of a resource, and still active
 snapshots as (
     select
         shots.resource_type,
@@ -84,7 +96,14 @@ snapshots as (
         on
             shots.observed_at >= edges.opened_at - interval 2 days
             and shots.observed_at <= edges.closed_at + interval 2 days
-    where not shots.is_excluded
+    left join ends
+        on
+            shots.resource_type = ends.resource_type
+            and shots.resource_id = ends.resource_id
+            and shots.created_at = ends.created_at
+    where
+        not shots.is_excluded
+        and (not shots.is_active or ends.ended_at is null or shots.observed_at <= ends.ended_at)
     qualify row_number() over (
         partition by shots.resource_type, shots.resource_id, shots.created_at, read_at
         order by shots.observed_at desc
