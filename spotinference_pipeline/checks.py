@@ -40,6 +40,11 @@ class Finding:
         """Tell whether a day that breaks the rule must not be published."""
         return not self.passed and self.name not in WARNINGS
 
+    def describe(self, utc_day: date) -> str:
+        """Say on one line which rule the day breaks and what that means; building it again helps only where it blocks."""
+        advice = "Build it again, or look at" if self.blocks else "Look at"
+        return f"{utc_day} breaks {self.name}: {self.broken.height} rows. {self.meaning} {advice} sql/check/{self.name}.sql"
+
 
 def describe() -> dict[str, str]:
     """Give each rule's name and meaning."""

@@ -165,7 +165,7 @@ def reconcile(days: Days) -> None:
     for book in incomplete:
         print(
             f"spotinference: day {book.utc_day}: expected a whole book, found {book.failed} of {book.exchanges} answers failed "
-            f"in {book.path}; run `spotinference reconcile {book.utc_day}` again",
+            f"in {book.path}{f': {book.problem}' if book.problem else ''}; run `spotinference reconcile {book.utc_day}` again",
             file=sys.stderr,
         )
     broken = [(day.utc_day, finding) for day in built for finding in day.broken]
@@ -275,11 +275,7 @@ def run_demo(once: Annotated[bool, typer.Option("--once", help="end after publis
 
 def _report(broken: Sequence[tuple[date, checks.Finding]]) -> None:
     for utc_day, finding in broken:
-        print(
-            f"{utc_day} breaks {finding.name}: {finding.broken.height} rows. {finding.meaning}; "
-            f"build it again, or look at sql/check/{finding.name}.sql",
-            file=sys.stderr,
-        )
+        print(finding.describe(utc_day), file=sys.stderr)
 
 
 def _describe(published: publication.Published) -> str:

@@ -10,7 +10,8 @@ Source: the vendor's limit is 500 requests a minute and address, shared with eve
 """
 
 import zlib
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 
@@ -37,6 +38,7 @@ _WORDS = {
     FAILING: "Hyperstack fails",
     REFUSED: "Hyperstack refuses the key (401 or 403)",
 }
+NEW_KEY = "write a new key, or give this one the right to read billing"
 _CORE = frozenset({USAGE, HISTORY, VIRTUAL_MACHINES, CREDIT})
 """Where 403 is about the key; elsewhere it may be about one resource or a right that the key lacks."""
 
@@ -136,6 +138,23 @@ def is_settled(exchange: Exchange) -> bool:
 def describe(pause: Pause) -> str:
     """Say why nothing is asked, and until when."""
     return f"{_WORDS.get(pause.why, pause.why)}: asked again from {pause.ends_at:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def name_commonest_problem(failed: Iterable[Exchange]) -> str | None:
+    """Say on one line what most of the failed exchanges failed of, and what to do if there is something; None without any."""
+    told = Counter(map(_name_problem, failed)).most_common(1)
+    return told[0][0] if told else None
+
+
+def _name_problem(exchange: Exchange) -> str:
+    if exchange.status in (401, 403) or (exchange.pause and exchange.pause.why == REFUSED):
+        return f"{_WORDS[REFUSED]}; {NEW_KEY}"
+    if exchange.status is not None:
+        return f"Hyperstack answered with status {exchange.status}"
+    error = exchange.error or "no answer"
+    if error.startswith("no answer: Connect"):
+        return f"Hyperstack cannot be reached ({error}); correct SPOTINFERENCE_HYPERSTACK_URL or the network"
+    return error
 
 
 def jitter(instant: datetime) -> timedelta:

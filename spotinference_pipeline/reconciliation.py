@@ -23,7 +23,7 @@ from spotinference_pipeline.errors import HyperstackError, RawFileError, Setting
 from spotinference_pipeline.history_lists import read_history_list
 from spotinference_pipeline.hyperstack import Hyperstack, minute_of
 from spotinference_pipeline.hyperstack_rows import type_of_list
-from spotinference_pipeline.pacing import is_settled
+from spotinference_pipeline.pacing import is_settled, name_commonest_problem
 from spotinference_pipeline.readings import read_graphs, read_lives
 from spotinference_pipeline.settlement import HOLE
 from spotinference_pipeline.warehouse import Warehouse
@@ -52,12 +52,16 @@ class Known:
 
 @dataclass(frozen=True)
 class Fetched:
-    """What fetching one book did; `told_vms` are the machines whose events it brought, each one's from the first to now."""
+    """What fetching one book did; `told_vms` are the machines whose events it brought, each one's from the first to now.
+
+    `problem`: what most of the failed exchanges failed of, and what to do; None where none failed.
+    """
 
     path: Path
     window: Window
     exchanges: int
     failed: int
+    problem: str | None = None
     told_vms: frozenset[int] = frozenset()
 
     @property
@@ -185,7 +189,8 @@ def _take_lines(
 
 def _land(raw_dir: Path, taken: list[raw.Exchange], window: Window, told: frozenset[int] = frozenset()) -> Fetched:
     path = raw.append_exchanges(raw_dir, taken, f"books-{secrets.token_hex(4)}")
-    return Fetched(path, window, len(taken), sum(exchange.status not in (200, 404) for exchange in taken), told)
+    failed = [exchange for exchange in taken if exchange.status not in (200, 404)]
+    return Fetched(path, window, len(taken), len(failed), name_commonest_problem(failed), told)
 
 
 def _read_list(

@@ -20,7 +20,7 @@ from pathlib import Path
 from spotinference_pipeline import answers, raw
 from spotinference_pipeline.errors import RawFileError, SnapshotRunningError
 from spotinference_pipeline.hyperstack import Hyperstack, minute_of
-from spotinference_pipeline.pacing import KEPT_FOR_EXTRAS, describe, is_settled, was_asked
+from spotinference_pipeline.pacing import NEW_KEY, KEPT_FOR_EXTRAS, describe, is_settled, was_asked
 from spotinference_pipeline.snapshot_memory import TERMINATED, Memory, read_back
 
 SCHEDULE = {
@@ -81,9 +81,7 @@ def take(hyperstack: Hyperstack, raw_dir: Path, clock: Callable[[], datetime]) -
         failed=sum(map(_has_failed, asked)),
         left_out=len(taken) - len(asked),
         pause=words,
-        alarm=f"{words}; write a new key, or give this one the right to read billing"
-        if words and hyperstack.pace.is_refused and not was_refused
-        else None,
+        alarm=f"{words}; {NEW_KEY}" if words and hyperstack.pace.is_refused and not was_refused else None,
     )
 
 

@@ -5,6 +5,8 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
+import polars as pl
+
 from spotinference_pipeline import checks
 from spotinference_pipeline.warehouse import SQL_DIR, Warehouse
 
@@ -52,6 +54,16 @@ def test_a_broken_rule_gives_its_rows_and_its_meaning(scratch: Warehouse, insert
     assert not finding.passed
     assert finding.meaning == "Cost lines below zero that are not credits."
     assert sorted(finding.broken["resource_id"]) == [1, 2]
+
+
+def test_only_a_rule_that_blocks_says_to_build_again() -> None:
+    rows = pl.DataFrame({"n": [1, 2]})
+    blocking, warning = (checks.Finding(name, "Why.", rows) for name in ("each_request_counts_once", "clocks_agree"))
+    assert blocking.describe(DAY) == (
+        "2026-11-22 breaks each_request_counts_once: 2 rows. Why. Build it again, or look at "
+        "sql/check/each_request_counts_once.sql"
+    )
+    assert warning.describe(DAY) == "2026-11-22 breaks clocks_agree: 2 rows. Why. Look at sql/check/clocks_agree.sql"
 
 
 def test_a_rule_looks_at_the_day_it_is_asked_about(scratch: Warehouse, insert: Make) -> None:

@@ -491,7 +491,26 @@ def test_a_book_that_cannot_be_read_is_told_and_the_day_is_built_all_the_same(de
     assert done.code == cli.GATE
     assert done.stdout == "2026-11-22 no whole book\n"
     assert "day 2026-11-22: expected a whole book, found 8 of 8 answers failed" in done.stderr
+    assert (
+        ": Hyperstack cannot be reached (no answer: ConnectError); correct SPOTINFERENCE_HYPERSTACK_URL" in done.stderr
+    )
     assert "run `spotinference reconcile 2026-11-22` again" in done.stderr
+
+
+def test_reconcile_with_a_refused_key_says_to_write_a_new_one(desk: Desk) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        key = {"SPOTINFERENCE_HYPERSTACK_URL": url, "SPOTINFERENCE_HYPERSTACK_API_KEY": "not-a-real-key"}
+        done = desk.main("reconcile", "2026-11-21..2026-11-22", **key)
+        server.shutdown()
+        thread.join()
+    assert done.code == cli.GATE
+    told = done.stderr.splitlines()
+    assert len(told) == 2, "one line a day, also where the key was refused before the day's first call"
+    for line in told:
+        assert ": Hyperstack refuses the key (401 or 403); write a new key, or give this one the right" in line
 
 
 def test_build_says_of_which_days_nothing_is_known(desk: Desk) -> None:

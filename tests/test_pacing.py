@@ -213,3 +213,19 @@ def test_jitter_differs_from_place_to_place() -> None:
 def test_a_pause_is_said_in_one_line(why: str) -> None:
     pause = raw.Pause(why=why, began_at=NOON, ends_at=NOON + MINUTE, failures=4)
     assert pacing.describe(pause).endswith(": asked again from 2026-11-22T12:01:00Z")
+
+
+@pytest.mark.parametrize(
+    ("failed", "said"),
+    [
+        ([], None),
+        ([(401, None), (502, None), (403, None)], "Hyperstack refuses the key (401 or 403); write a new key"),
+        ([(502, None), (502, None), (401, None)], "Hyperstack answered with status 502"),
+        ([(None, "no answer: ConnectTimeout")], "Hyperstack cannot be reached (no answer: ConnectTimeout)"),
+        ([(None, "no answer: ReadError")], "no answer: ReadError"),
+        ([(None, "not asked: Hyperstack fails: asked again from later")], "not asked: Hyperstack fails"),
+    ],
+)
+def test_the_commonest_problem_is_named_with_what_to_do(failed: list[tuple[int | None, str | None]], said: str) -> None:
+    named = pacing.name_commonest_problem(exchange(NOON, status, error=error) for status, error in failed)
+    assert named is None if said is None else str(named).startswith(said)

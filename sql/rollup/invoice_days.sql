@@ -1,6 +1,7 @@
 -- One row per UTC day and resource of the ledger that lies in the period of a loaded invoice: what bills it. USD.
 -- A view: always what the ledger says now. Each row has at most one target: a line of that resource, else a line of its
--- category, of the shorter period first, then of the earlier. A target is null where no line bills the resource.
+-- category, of the shorter period first, then of the earlier. A target is null where no line bills the resource. The
+-- invoice is the one with that line; without a line, one whose period has the day. The first by number of several.
 -- Public IPs are part of their machine, as in Hyperstack's books. docs/invoice.md, "Matching".
 with revisions as (
     select
@@ -33,14 +34,16 @@ invoices as (
 ),
 
 targets as (
-    select distinct
+    select
         resource_type,
         resource_id,
         category,
         period_start,
-        period_end
+        period_end,
+        min(invoice_number) as invoice_number
     from billed_lines
     where category is distinct from 'tax'
+    group by resource_type, resource_id, category, period_start, period_end
 ),
 
 ledger as (
@@ -75,7 +78,7 @@ select
     days.resource_type,
     days.resource_id,
     days.ledger_usd,
-    days.invoice_number,
+    coalesce(targets.invoice_number, days.invoice_number) as invoice_number,
     nullif(concat_ws(' ', targets.category, targets.resource_type, targets.resource_id), '') as target,
     targets.period_start,
     targets.period_end
