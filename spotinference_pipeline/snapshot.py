@@ -20,7 +20,7 @@ from pathlib import Path
 from spotinference_pipeline import answers, raw
 from spotinference_pipeline.errors import RawFileError, SnapshotRunningError
 from spotinference_pipeline.hyperstack import Hyperstack, minute_of
-from spotinference_pipeline.pacing import NEW_KEY, KEPT_FOR_EXTRAS, describe, is_settled, was_asked
+from spotinference_pipeline.pacing import KEPT_FOR_EXTRAS, NEW_KEY, describe, is_settled, was_asked
 from spotinference_pipeline.snapshot_memory import TERMINATED, Memory, read_back
 
 SCHEDULE = {
