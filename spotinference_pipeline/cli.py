@@ -1,7 +1,4 @@
-"""The command line. The only place that reads the environment for commands, prints, and chooses exit codes.
-
-Exit codes: 0 done, 1 failed, 2 wrong use, 3 done but a gate says no (withheld, not verified, a rule broken).
-"""
+"""The command line. The only place that reads the environment for commands, prints, and chooses exit codes."""
 
 import os
 import signal
@@ -30,6 +27,7 @@ from spotinference_pipeline import (
 )
 from spotinference_pipeline import settings as settings_module
 from spotinference_pipeline.errors import (
+    InvoiceFormError,
     OursError,
     SettingsError,
     SnapshotRunningError,
@@ -38,6 +36,7 @@ from spotinference_pipeline.errors import (
     WarehouseError,
     WarehouseLockedError,
 )
+from spotinference_pipeline.exit_codes import FAILED, GATE, WRONG_USE
 from spotinference_pipeline.orchestration import steps
 from spotinference_pipeline.processes import Processes, free_port
 from spotinference_pipeline.settings import Settings
@@ -50,8 +49,6 @@ from spotinference_pipeline.warehouse import (
     replace_warehouse,
 )
 from spotinference_pipeline.windows import days_between, last_closed_day, parse_closed_days
-
-FAILED, WRONG_USE, GATE = 1, 2, 3
 
 app = typer.Typer(
     add_completion=False,
@@ -67,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(arguments, standalone_mode=False)
-    except SettingsError as error:
+    except (SettingsError, InvoiceFormError) as error:
         _fail(error, WRONG_USE)
     except SpotinferenceError as error:
         _fail(error, FAILED)
@@ -144,7 +141,7 @@ def build(
             file=sys.stderr,
         )
     print(f"{len(built)} windows built, from {built[0].utc_day} to {built[-1].utc_day}")
-    if any(finding.blocks for _, finding in broken):
+    if any(finding.blocks for _, finding in broken) or set(blind) == set(wanted):
         raise typer.Exit(GATE)
 
 
@@ -177,7 +174,7 @@ def reconcile(days: Days) -> None:
 @app.command()
 def publish(
     day: Annotated[
-        str | None, typer.Argument(metavar="[DAY[..DAY]]", help="closed UTC days; default: all built days")
+        str | None, typer.Argument(metavar="[DAY[..DAY]]", help="closed UTC days; default: built days with data")
     ] = None,
     force: Annotated[bool, typer.Option(help="also with less coverage than was published; the page says so")] = False,
 ) -> None:
@@ -185,14 +182,17 @@ def publish(
     settings = _settings()
     wanted = None if day is None else parse_closed_days(day, settings.clock())
     with open_warehouse(settings.warehouse_path) as warehouse:
-        built = warehouse.query("select utc_day from metric.cost_per_mtok order by utc_day")["utc_day"].to_list()
-        broken = [(day, finding) for day in wanted or built for finding in checks.run(warehouse, day) if finding.blocks]
+        if wanted is None:
+            wanted = _publishable_days(warehouse, Storage(settings.published))
+        broken = [(day, finding) for day in wanted for finding in checks.run(warehouse, day) if finding.blocks]
         if broken:
             _report(broken)
             raise typer.Exit(GATE)
         done = publication.publish(warehouse, Storage(settings.published), settings, wanted, force=force)
     if not done:
-        raise SettingsError("no built day: expected at least one; run `spotinference build DAY..DAY` first")
+        raise SettingsError(
+            "no built day: expected at least one with snapshots or books; run `spotinference build DAY..DAY` first"
+        )
     for published in done:
         if published.is_new:
             print(f"{published.utc_day} r{published.revision} {_describe(published)}")
@@ -271,6 +271,19 @@ def run_demo(once: Annotated[bool, typer.Option("--once", help="end after publis
     """Run everything on this machine with simulated services: nine past days, the UI, the page, the number."""
     with suppress(KeyboardInterrupt):
         demo.run(_settings(), os.environ, once=once)
+
+
+def _publishable_days(warehouse: Warehouse, published: Storage) -> list[date]:
+    """Give the built days of which something is known or was published; tell which others are left out."""
+    built = warehouse.query("select utc_day from metric.cost_per_mtok order by utc_day")["utc_day"].to_list()
+    left_out = sorted(set(backfill.without_data(warehouse, built)) - publication.published_days(published))
+    if left_out:
+        print(
+            f"spotinference: {len(left_out)} built days from {left_out[0]} to {left_out[-1]} have neither snapshots nor books: "
+            f"not published; run `spotinference reconcile {left_out[0]}..{left_out[-1]}`, or name them to publish them withheld",
+            file=sys.stderr,
+        )
+    return [day for day in built if day not in left_out]
 
 
 def _report(broken: Sequence[tuple[date, checks.Finding]]) -> None:

@@ -1,7 +1,8 @@
 """The commands of the books: invoices and exports. What each does is the stages'; here are their options and what they print."""
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from spotinference_pipeline import focus, invoices, validated
-from spotinference_pipeline.errors import SettingsError
+from spotinference_pipeline import checks, focus, invoices, validated
+from spotinference_pipeline.errors import InvoiceFormError, SettingsError
+from spotinference_pipeline.exit_codes import GATE, WRONG_USE
 from spotinference_pipeline.invoices import Comparison, Given
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
@@ -19,6 +21,8 @@ from spotinference_pipeline.windows import ONE_DAY, parse_days, parse_month
 
 SCREEN_LINES = 24
 """Most lines of an invoice that are shown to a person; the largest residuals, if there are more."""
+MOST_FAULTS = 20
+"""Most faults of an invoice's file that are told."""
 Number = Annotated[str | None, typer.Option(help="the invoice's number; default: its period, such as 2026-11")]
 Month = Annotated[
     str | None, typer.Option(help="the billed UTC month, such as 2026-11; else the file's columns say it")
@@ -86,14 +90,28 @@ def describe_books(warehouse: Warehouse, utc_day: date) -> str:
 
 def _export_focus(settings: Settings, days: str, folder: Path, account: str) -> None:
     with open_warehouse(settings.warehouse_path) as warehouse:
-        done = focus.export(warehouse, parse_days(days), folder, account)
+        wanted = parse_days(days)
+        done = focus.export(warehouse, wanted, folder, account)
+        blocking = sorted(set(checks.describe()) - checks.WARNINGS)
+        found = checks.run_days(warehouse, wanted, blocking)
     for path in done.files:
         print(path)
     print(f"{done.rows} charges, {done.billed_usd} USD")
+    broken = [(day, finding) for day in wanted for finding in found[day] if finding.blocks]
+    for day, finding in broken:
+        print(finding.describe(day), file=sys.stderr)
+    if broken:
+        raise typer.Exit(GATE)
 
 
 def _load(settings: Settings, given: Given) -> None:
-    loaded = invoices.load(settings.invoices_dir, given, settings.clock())
+    try:
+        loaded = invoices.load(settings.invoices_dir, given, settings.clock())
+    except InvoiceFormError as error:
+        if len(error.faults) < 2:
+            raise
+        _tell_faults(given.path, error.faults)
+        raise typer.Exit(WRONG_USE) from None
     with open_warehouse(settings.warehouse_path) as warehouse:
         validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
         comparisons = invoices.read_comparisons(warehouse)
@@ -102,6 +120,17 @@ def _load(settings: Settings, given: Given) -> None:
     print(_sum_up(next(each for each in comparisons if each.number == loaded.number)))
     if loaded.is_new:
         print("next: `spotinference invoice show`, then `spotinference publish`")
+
+
+def _tell_faults(file: Path, faults: Sequence[str]) -> None:
+    for fault in faults[:MOST_FAULTS]:
+        print(f"invoice {file}: {fault}", file=sys.stderr)
+    more = f", {len(faults) - MOST_FAULTS} more than are shown" if len(faults) > MOST_FAULTS else ""
+    print(
+        f"spotinference: invoice {file}: expected no fault, found {len(faults)}{more}; correct the file and load it again, "
+        "nothing was loaded",
+        file=sys.stderr,
+    )
 
 
 def _show(settings: Settings, number: str | None, *, as_json: bool) -> None:

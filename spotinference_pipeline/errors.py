@@ -4,7 +4,8 @@ SpotinferenceError
 ├── OursError                 something here must be mended: settings, files, database
 │   ├── SettingsError         a setting is missing or wrong
 │   ├── RawFileError          a raw file or segment cannot be read or written
-│   ├── InvoiceError          an invoice file is not in its form, or contradicts one that was loaded
+│   ├── InvoiceError          an invoice contradicts one that was loaded
+│   │   └── InvoiceFormError  an invoice's file, or what is told beside it, is not in its form
 │   ├── SnapshotRunningError  another snapshot is running: nothing is wrong, and nothing to do
 │   ├── WarehouseError        the DuckDB file is damaged, or a table is missing
 │   │   └── WarehouseLockedError  another process has the DuckDB file open
@@ -13,6 +14,8 @@ SpotinferenceError
 └── TheirsError               an outside service did not answer as described
     └── HyperstackError       Hyperstack's API refused, failed, or sent something unreadable
 """
+
+from collections.abc import Sequence
 
 
 class SpotinferenceError(Exception):
@@ -32,7 +35,15 @@ class RawFileError(OursError):
 
 
 class InvoiceError(OursError):
-    """An invoice file is not in its form, or contradicts one that was loaded; nothing was loaded."""
+    """An invoice is not in its form, or contradicts one that was loaded; nothing was loaded."""
+
+
+class InvoiceFormError(InvoiceError):
+    """An invoice's file, or what is told beside it, is not in its form. `faults`: all of them, the first is in the message."""
+
+    def __init__(self, message: str, faults: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
 
 
 class SnapshotRunningError(OursError):

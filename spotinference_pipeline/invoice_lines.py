@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 
-from spotinference_pipeline.errors import InvoiceError
+from spotinference_pipeline.errors import InvoiceFormError
 
 REQUIRED = ("line", "description", "usd")
 TARGETS = ("resource_type", "resource_id", "category")
@@ -55,11 +55,11 @@ class _Faults(list[str]):
 def parse_lines(content: bytes, period: Period | None) -> list[InvoiceLine]:
     """Read the lines of an invoice, which are all of `period`, or each of its own if that is None.
 
-    Raises: InvoiceError naming the first fault by its line in the file, and how many more there are.
+    Raises: InvoiceFormError naming the first fault by its line in the file, and how many more there are.
     """
     rows = list(_read_rows(content))
     if not rows:
-        raise InvoiceError("line 1: expected the names of the columns, found an empty file; see docs/invoice.md")
+        raise InvoiceFormError("line 1: expected the names of the columns, found an empty file; see docs/invoice.md")
     (_, header), *body = rows
     _check_header(header, period)
     faults, lines = _Faults(), []
@@ -79,19 +79,19 @@ def parse_lines(content: bytes, period: Period | None) -> list[InvoiceLine]:
         faults.append("line 2: expected a line of the invoice, found the end of the file")
     if faults:
         more = f" ({len(faults) - 1} more faults)" if len(faults) > 1 else ""
-        raise InvoiceError(f"{faults[0]}{more}; correct the file and load it again, nothing was loaded")
+        raise InvoiceFormError(f"{faults[0]}{more}; correct the file and load it again, nothing was loaded", faults)
     return lines
 
 
 def _read_rows(content: bytes) -> Iterator[tuple[int, list[str]]]:
     """Give each row's first line in the file and its cells; rows without any text are left out."""
     if len(content) > MOST_BYTES:
-        raise InvoiceError(f"file: expected at most {MOST_BYTES} bytes, found {len(content)}; is it an invoice?")
+        raise InvoiceFormError(f"file: expected at most {MOST_BYTES} bytes, found {len(content)}; is it an invoice?")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise InvoiceError(f"line {line}: expected UTF-8, found other bytes; save the file as CSV UTF-8") from None
+        raise InvoiceFormError(f"line {line}: expected UTF-8, found other bytes; save the file as CSV UTF-8") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
@@ -100,7 +100,7 @@ def _read_rows(content: bytes) -> Iterator[tuple[int, list[str]]]:
                 yield line, [cell.strip() for cell in row]
             line = reader.line_num + 1
     except csv.Error as error:
-        raise InvoiceError(
+        raise InvoiceFormError(
             f"line {line}: expected comma-separated values, found {error}; correct the quotes and load the file again"
         ) from None
 
@@ -109,23 +109,23 @@ def _check_header(header: list[str], period: Period | None) -> None:
     form = "see docs/invoice.md for the columns"
     unknown = [name for name in header if name not in COLUMNS]
     if unknown:
-        raise InvoiceError(f"line 1: expected the columns {', '.join(COLUMNS)}, found {unknown[0][:80]!r}; {form}")
+        raise InvoiceFormError(f"line 1: expected the columns {', '.join(COLUMNS)}, found {unknown[0][:80]!r}; {form}")
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
-        raise InvoiceError(f"line 1: expected each column once, found {twice!r} twice; take one of them out")
+        raise InvoiceFormError(f"line 1: expected each column once, found {twice!r} twice; take one of them out")
     missing = [name for name in REQUIRED if name not in header]
     if "category" not in header and not {"resource_type", "resource_id"} <= set(header):
         missing.append("category, or resource_type and resource_id")
     if missing:
-        raise InvoiceError(f"line 1: expected a column {missing[0]}, found none; {form}")
+        raise InvoiceFormError(f"line 1: expected a column {missing[0]}, found none; {form}")
     dated = [name for name in PERIOD if name in header]
     if period is None and len(dated) < 2:
-        raise InvoiceError(
+        raise InvoiceFormError(
             "line 1: expected the billed period, found neither --period nor the columns period_start and period_end; "
             "load it with --period YYYY-MM if it bills one month"
         )
     if period is not None and dated:
-        raise InvoiceError(
+        raise InvoiceFormError(
             f"line 1: expected the billed period once, found --period and the column {dated[0]}; leave out --period"
         )
 

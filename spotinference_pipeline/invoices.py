@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from spotinference_pipeline.errors import InvoiceError
+from spotinference_pipeline.errors import InvoiceError, InvoiceFormError
 from spotinference_pipeline.invoice_lines import InvoiceLine, Period, parse_lines
 from spotinference_pipeline.raw_invoices import NUMBER, RawInvoice, append_invoice, find_newest
 from spotinference_pipeline.warehouse import Warehouse
@@ -45,16 +45,16 @@ class Loaded:
 def load(folder: Path, given: Given, now: datetime) -> Loaded:
     """Keep an invoice's file as a new revision, if all of it can be read. The same file again changes nothing.
 
-    Raises: InvoiceError when the file is not in its form, bills days that are not over, or an invoice of that number was
-    loaded with other content and this is not said to be its correction.
+    Raises: InvoiceFormError when the file is not in its form or bills days that are not over; InvoiceError when an invoice
+    of that number was loaded with other content and this is not said to be its correction.
     """
     content = given.path.read_bytes()
     try:
         lines = parse_lines(content, given.period)
         _check_is_over(lines, last_closed_day(now))
         number = _number_of(given, lines)
-    except InvoiceError as error:
-        raise InvoiceError(f"invoice {given.path}: {error}") from None
+    except InvoiceFormError as error:
+        raise InvoiceFormError(f"invoice {given.path}: {error}", error.faults) from None
     newest = find_newest(folder, number)
     invoice = RawInvoice(
         number=number,
@@ -130,7 +130,7 @@ def _compare(lines: pl.DataFrame) -> Comparison:
 def _check_is_over(lines: list[InvoiceLine], last_day: date) -> None:
     end = max(line.period[1] for line in lines)
     if end - ONE_DAY > last_day:
-        raise InvoiceError(
+        raise InvoiceFormError(
             f"period: expected UTC days that are over, the last is {last_day}, found {end - ONE_DAY}; correct the "
             "period, or load it when the period is over"
         )
@@ -140,7 +140,7 @@ def _number_of(given: Given, lines: list[InvoiceLine]) -> str:
     """Give the invoice's number, by default its period: `2026-11`, or `2026-11-01..2026-11-15`."""
     if given.number is not None:
         if not NUMBER.fullmatch(given.number) or given.number != given.number.strip():
-            raise InvoiceError(
+            raise InvoiceFormError(
                 f"number: expected at most 64 printable ASCII characters from a letter or digit on, found {given.number[:80]!r}"
             )
         return given.number

@@ -102,6 +102,11 @@ def publish(
     return done
 
 
+def published_days(target: Storage) -> set[date]:
+    """Give the days that have a revision."""
+    return set(map(date.fromisoformat, _read_state(target).newest))
+
+
 def export_inputs(warehouse: Warehouse, utc_day: date, detail: str) -> pl.DataFrame:
     """Give the rows that the two queries read for the day, in the detail that may be published.
 

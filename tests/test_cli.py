@@ -21,7 +21,7 @@ import pytest
 import stamina
 from typer.testing import CliRunner
 
-from spotinference_pipeline import cli, settings
+from spotinference_pipeline import cli, exit_codes, settings
 from spotinference_pipeline.errors import PublicationError, SettingsError, WarehouseError, WarehouseLockedError
 from spotinference_pipeline.warehouse import open_warehouse
 
@@ -474,10 +474,10 @@ def test_a_rebuild_never_replays_the_log_of_the_warehouse_before(built: Desk) ->
 def test_reconcile_refuses_a_day_whose_bills_still_move_before_it_needs_a_key(desk: Desk) -> None:
     early = {"SPOTINFERENCE_NOW": "2026-11-23T01:00:00Z"}
     done = desk.main("reconcile", "2026-11-22", **early)
-    assert done.code == cli.WRONG_USE
+    assert done.code == exit_codes.WRONG_USE
     assert "expected one that ended 2 hours ago or more" in done.stderr
     done = desk.main("reconcile", "2026-11-23")
-    assert done.code == cli.WRONG_USE
+    assert done.code == exit_codes.WRONG_USE
     assert "expected a UTC day that is over" in done.stderr
 
 
@@ -488,7 +488,7 @@ def test_a_book_that_cannot_be_read_is_told_and_the_day_is_built_all_the_same(de
     }
     with stamina.set_testing(True, attempts=1):
         done = desk.main("reconcile", "2026-11-22", **nowhere)
-    assert done.code == cli.GATE
+    assert done.code == exit_codes.GATE
     assert done.stdout == "2026-11-22 no whole book\n"
     assert "day 2026-11-22: expected a whole book, found 8 of 8 answers failed" in done.stderr
     assert (
@@ -506,7 +506,7 @@ def test_reconcile_with_a_refused_key_says_to_write_a_new_one(desk: Desk) -> Non
         done = desk.main("reconcile", "2026-11-21..2026-11-22", **key)
         server.shutdown()
         thread.join()
-    assert done.code == cli.GATE
+    assert done.code == exit_codes.GATE
     told = done.stderr.splitlines()
     assert len(told) == 2, "one line a day, also where the key was refused before the day's first call"
     for line in told:
@@ -517,6 +517,22 @@ def test_build_says_of_which_days_nothing_is_known(desk: Desk) -> None:
     done = desk.main("build", "2026-11-18..2026-11-22")
     assert "3 days from 2026-11-18 to 2026-11-20 have neither snapshots nor books" in done.stderr
     assert "run `spotinference reconcile 2026-11-18..2026-11-20`" in done.stderr
+
+
+def test_publish_leaves_out_days_of_which_nothing_is_known_unless_they_are_named_or_were_published(desk: Desk) -> None:
+    blind = desk.main("build", "2020-01-01..2020-01-02")
+    assert blind.code == exit_codes.GATE
+    assert "2 days from 2020-01-01 to 2020-01-02 have neither snapshots nor books" in blind.stderr
+    assert desk.main("publish").code == exit_codes.WRONG_USE, "there is nothing that anything is known of"
+    desk.main("build", DAYS)
+    done = desk.main("publish")
+    assert done.code == 0
+    assert [line[:10] for line in done.stdout.splitlines()] == ["2026-11-21", "2026-11-22", "2026-11-22"]
+    assert "2 built days from 2020-01-01 to 2020-01-02 have neither snapshots nor books: not published" in done.stderr
+    assert desk.main("publish", "2020-01-01").stdout.startswith("2020-01-01 r1 withheld")
+    again = desk.main("publish")
+    assert again.code == 0
+    assert "1 built days from 2020-01-02 to 2020-01-02 have" in again.stderr
 
 
 def test_reconcile_prints_a_line_a_day_and_says_yes(tmp_path: Path, simulated_days: Any) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from spotinference_pipeline import cli
+from spotinference_pipeline import cli, exit_codes
 from spotinference_pipeline.errors import InvoiceError, SettingsError
+from spotinference_pipeline.warehouse import open_warehouse
 
 LINES = "line,description,category,usd,period_start,period_end\n"
 LINES += "1,all machines,vm,2880.05,2026-11-21,2026-11-23\n2,VAT,tax,10,2026-11-21,2026-11-23\n"
@@ -126,12 +127,37 @@ def test_an_invoice_with_a_fault_leaves_nothing_behind(desk: Desk) -> None:
     assert not (desk.folder / "data" / "raw" / "invoices").exists()
 
 
+def test_each_fault_of_a_file_is_a_line_and_it_is_wrong_use(desk: Desk) -> None:
+    two = desk.invoice(LINES + "3,disk,volume,free,2026-11-21,2026-11-23\n4,disk,gpu,1,2026-11-21,2026-11-23\n")
+    done = desk.type("invoice", "load", two)
+    assert done.exit_code == exit_codes.WRONG_USE
+    first, second, last = done.stderr.splitlines()
+    assert first == f"invoice {two}: line 4, column usd: expected a decimal such as 1234.56, found 'free'"
+    assert second.startswith(f"invoice {two}: line 5, column category: expected one of vm, ")
+    assert last.endswith("found 2; correct the file and load it again, nothing was loaded")
+    many = desk.invoice(LINES + "".join(f"{n},disk,volume,free,2026-11-21,2026-11-23\n" for n in range(3, 30)))
+    told = desk.type("invoice", "load", many).stderr.splitlines()
+    assert len(told) == 21
+    assert "found 27, 7 more than are shown;" in told[-1]
+
+
+def test_a_file_that_is_not_in_its_form_is_wrong_use_and_a_contradiction_fails(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.type("invoice", "load", desk.invoice())
+    for name, setting in desk.environment.items():
+        monkeypatch.setenv(name, setting)
+    for old, new, code in (("usd", "price", 2), ("2880.05", "free", 2), ("2880.05", "1", 1)):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["invoice", "load", desk.invoice(LINES.replace(old, new))])
+        assert ended.value.code == code
+
+
 def test_a_publication_has_the_residual_when_its_whole_window_is_billed(desk: Desk) -> None:
     desk.type("publish")
     latest = desk.folder / "data" / "published" / "economics" / "latest.json"
     assert json.loads(latest.read_text())["reconciliation"]["invoice_residual_usd"] is None
-    days = [desk.type("build", f"2026-11-{day}") for day in range(16, 21)]
-    assert {done.exit_code for done in days} == {0}
+    assert desk.type("build", "2026-11-16..2026-11-22").exit_code == 0
     week = LINES.replace("2026-11-21,", "2026-11-16,")
     desk.type("invoice", "load", desk.invoice(week.replace("2880.05", "17279.98")))
     desk.type("publish")
@@ -151,3 +177,16 @@ def test_export_writes_the_spend_and_says_what_it_adds_up_to(desk: Desk) -> None
     ]
     refused = desk.type("export", "focus", "2026-11-20", "--to", str(desk.folder / "out"))
     assert isinstance(refused.exception, SettingsError)
+
+
+def test_export_of_a_day_that_breaks_a_rule_is_written_and_ends_with_3(desk: Desk) -> None:
+    with open_warehouse(desk.folder / "data" / "warehouse.duckdb") as warehouse:
+        warehouse.execute(
+            "update rollup.cost_days set cost_usd = -1 where cost_kind = 'idle' and utc_day = '2026-11-22'"
+        )
+    done = desk.type("export", "focus", "2026-11-21..2026-11-22", "--to", str(desk.folder / "out"))
+    assert done.exit_code == exit_codes.GATE
+    assert len(list((desk.folder / "out").iterdir())) == 2
+    told = [line.partition(":")[0] for line in done.stderr.splitlines()]
+    assert "2026-11-22 breaks only_credits_are_negative" in told
+    assert not [line for line in told if line.startswith("2026-11-21")]
