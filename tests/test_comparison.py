@@ -115,7 +115,7 @@ def test_the_published_formula_on_the_published_fields_gives_the_published_table
     day = document(priced("m", "6"))
     what_if = day["what_if"]
     (basket,) = day["compared_with"]
-    named = set(re.findall(r"[a-z]+(?:_[a-z]+)+", what_if["formula"] + what_if["break_even_assumption"]))
+    named = set(re.findall(r"[a-z]+(?:_[a-z]+)+", f"{what_if['formula']} {what_if['break_even_assumption']}"))
     assert len(named) > 5
     assert named <= {*day, *what_if, *what_if["at"][0], *basket}
     rates = ("usd_per_active_gpu_second", "tokens_per_busy_gpu_second", "fixed_usd_per_million_tokens")
