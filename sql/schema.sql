@@ -545,7 +545,7 @@ comment on column rollup.engine_days.sure_prompt_tokens is
 comment on column rollup.engine_days.possible_prompt_tokens is
 'most that they, and requests in flight at one of the scrapes, can have moved it by besides';
 comment on column rollup.engine_days.unmeasured_requests is 'that reached the engine and have no usage at all';
-comment on column rollup.engine_days.exact_requests is 'with final usage, in the life for some time between its scrapes';
+comment on column rollup.engine_days.exact_requests is 'with final usage, running between its scrapes';
 comment on column rollup.engine_days.exact_prompt_tokens is 'of these requests, times their choices';
 
 -- One row per UTC day: what the request log tells of its own losses, and what vLLM's counters cannot bound.

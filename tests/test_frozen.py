@@ -32,10 +32,10 @@ METHOD_SQL = {
     "metric.served": "bab7da2f34c2360125a70626cb9fdc86fb31dc11ca2a953989678b7bd8bc3f91",
     "metric.vm_costs": "576c6ee83af17070c44341ee4946ab333c9f339cbaef5e5f3dbfd822f852e543",
     "rollup.engine_days": "97fc5a3688ffca2097b0f60877b1874e5eabc129c48368c061e5db653e195683",
-    "rollup.log_days": "89e7a72d841df703a90a4c588e2d9cb330e46c4af5ec2d4541d8d3e6123f66f6",
+    "rollup.log_days": "c1c8c0c069a38b38be7f11fc0604839a986891fe054aae695d8bc4a4d020b299",
     "rollup.snapshot_days": "a0133ee50a3f322e784200c978ad0e68b74a6e65c2da2f750364cb139ffc2581",
     "rollup.token_days": "124af33cdb51d1596ba96661bbc83696f567d644b01c5535e00a73f534b9387e",
-    "rollup.token_residuals": "5b187add69288cddbbe54c72700e12dba290d85527a0635a2c36afe56c4c07d9",
+    "rollup.token_residuals": "18d2723e0353ac2a4e78652e478a4a27547dccd91efea7bcd89066939a775f4c",
     "rollup.vm_token_days": "6cb2163bff81d753adec6cdea78461bb443c78bf84b1cad9cfd65726c6aba108",
 }
 

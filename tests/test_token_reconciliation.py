@@ -97,7 +97,7 @@ def test_what_went_past_the_proxy_is_the_residual_to_the_token_but_for_what_was_
     assert found["past_the_proxy"] > 0.85 * tokens, "requests without usage explain no prompts that others sent"
 
 
-@pytest.mark.parametrize("seed", SEEDS[:100:5])
+@pytest.mark.parametrize("seed", SEEDS[::5])
 def test_requests_without_usage_are_not_flagged_and_do_not_hide_what_went_past_the_proxy(
     seed: int, tmp_path: Path
 ) -> None:

@@ -1,8 +1,8 @@
 -- One row for the UTC day: what the request log tells of its own losses, and what vLLM's counters cannot bound.
 -- A segment is lost where the next one names it and nobody has read it. A writer that falls silent before the day's end
--- leaves a hole as well; one that has been so for a week while another goes on is taken for retired. An engine is in the
--- dark in a hole unless its counters were scraped on both sides of it, or began inside it, or its machine was off. A
--- writer's silence has its other side where another writer scrapes on.
+-- leaves a hole as well; one that has been so for a week while another goes on is taken for retired. An engine is in
+-- the dark in a hole unless its counters were scraped on both sides of it, or began inside it, or its machine was off.
+-- A writer's silence has its other side where another writer scrapes on.
 -- docs/method.md, "Token reconciliation".
 with chain as (
     select
@@ -61,7 +61,7 @@ holes as (
     having
         max(ended_at) < cast($utc_day as date) + 1 - interval 2 minutes
         and max(ended_at) >= least(
-            (select max(links.ended_at) from links), cast(cast($utc_day as date) + 1 as timestamptz)
+            (select max(newest.ended_at) from links as newest), cast(cast($utc_day as date) + 1 as timestamptz)
         ) - interval 7 days
 ),
 

@@ -1,7 +1,8 @@
 -- One row per UTC day, machine, life of its engine and cause: why vLLM's counters and the log differ. Tokens; the rows
 -- of a life add up to its engine tokens minus its logged tokens exactly. Causes that are 0 have no row. in_flight is
 -- bounded by the requests at the two scrapes, no_usage by 1.25 times the mean of the life's requests with final usage:
--- what they cannot explain is lost_rows where the log tells of losses, else past_the_proxy; below 0 it is not_in_the_engine.
+-- what they cannot explain is lost_rows where the log tells of losses, else past_the_proxy; below 0 it is
+-- not_in_the_engine.
 -- Prompts and completions are explained apart, so that one's lack does not hide the other's surplus.
 -- docs/method.md, "Token reconciliation".
 with rests as (
