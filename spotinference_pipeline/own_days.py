@@ -51,6 +51,7 @@ class Measure:
         resource.name, resource.is_excluded = life.name, life.is_excluded
         if life.is_excluded:
             return
+        own.hourly = max(own.hourly, *(60 * (reading.rate or 0) for reading in life.readings))
         known = self.facts.get(life.resource_id) if life.resource_type == "vm" else None
         vm = replace(known, rates={}) if known else None  # what other days show moves nothing over midnight
         meter, credits = build_meter(life.readings, vm, self.ip_rate)

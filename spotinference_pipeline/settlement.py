@@ -17,8 +17,8 @@ from spotinference_pipeline.meter import Interval, apportion
 
 UNATTRIBUTED: Key = ("unattributed", 0)
 BOUNDARY_SECONDS = 120
-"""How much of its present price a closed day's bill may be off for where it was cut: the vendor's counters of one row
-are sampled apart."""
+"""How much of its price a closed day's bill may be off for where it was cut: the vendor's counters of one row are sampled
+apart. The price is the day's highest or the line's: that one is the present price, 0 of what has ended since."""
 NOISE = 10**9
 """Femto-dollars (1e-6 USD) that are always within tolerance."""
 HOLE = 900_000_000
@@ -45,6 +45,8 @@ class OwnDay:
     readings: int = 0
     network: int | None = None
     """What Hyperstack bills for public IPs, where it was asked because nobody looked."""
+    hourly: int = 0
+    """The highest price that our readings around the day show, femto-dollars an hour."""
 
     @property
     def total(self) -> int:
@@ -68,9 +70,11 @@ def settle(own: Mapping[Key, OwnDay], books: Sequence[Book], listed_types: froze
     """Give the adjustments that turn our own totals into the newest book's; zero ones are left out.
 
     `listed_types` are the resource types that a book has lines of: others keep our own amounts, which then are no part
-    of what is unattributed.
+    of what is unattributed; where the day cuts their counters, that may be off by as much as a line may.
     """
-    unlisted = sum(day.total for key, day in own.items() if key[0] not in listed_types)
+    apart = [day for key, day in own.items() if key[0] not in listed_types]
+    unlisted = sum(day.total for day in apart)
+    prices = {key: day.hourly for key, day in own.items()} | {UNATTRIBUTED: sum(day.hourly for day in apart)}
     adjustments = []
     before = {key: day.total for key, day in own.items() if key[0] in listed_types}
     for number, book in enumerate(books):
@@ -78,7 +82,7 @@ def settle(own: Mapping[Key, OwnDay], books: Sequence[Book], listed_types: froze
         for key in sorted(before.keys() | after.keys()):
             difference = after.get(key, 0) - before.get(key, 0)
             line = book.lines.get(key, Line(0))
-            tolerance = line.hourly * BOUNDARY_SECONDS // 3600 + NOISE
+            tolerance = max(line.hourly, prices.get(key, 0)) * BOUNDARY_SECONDS // 3600 + NOISE
             if difference:
                 reason = "correction" if number else _explain(key, own.get(key), difference, tolerance)
                 adjustments.append(Adjustment(key, reason, difference, book.observed_at, tolerance))
@@ -95,8 +99,9 @@ def is_agreed(adjustments: Sequence[Adjustment], books: Sequence[Book]) -> bool:
         if one.key != UNATTRIBUTED and one.booked_at == first and one.reason not in EXPLAINED
     )
     unattributed = sum(one.amount for one in adjustments if one.key == UNATTRIBUTED)
+    noise = max((one.tolerance for one in adjustments if one.key == UNATTRIBUTED), default=NOISE)
     most = max(MOST_RESIDUAL_USD, abs(bill) // MOST_RESIDUAL_PART)
-    return residual <= most and -NOISE <= unattributed <= max(abs(bill) // MOST_UNATTRIBUTED_PART, NOISE)
+    return residual <= most and -noise <= unattributed <= max(abs(bill) // MOST_UNATTRIBUTED_PART, noise)
 
 
 def _explain(key: Key, own: OwnDay | None, difference: int, tolerance: int) -> str:

@@ -500,7 +500,7 @@ def test_a_bill_decides_the_amount_and_our_hours_its_parts(books: Any) -> None:
     assert (row["cost_usd"], row["counter_usd"], row["source"]) == (Decimal("3.61"), Decimal("3.6"), "books")
     assert (row["edge_usd"], row["unseen_seconds"]) == (0, 0)
     booked = books.warehouse.query("select reason, cost_usd from rollup.adjustments order by reason").rows()
-    assert booked == [("rate", Decimal("0.01")), ("unattributed", Decimal("0.05"))]
+    assert booked == [("boundary", Decimal("0.01")), ("unattributed", Decimal("0.05"))]
     assert_adds_up(books)
 
 
@@ -526,6 +526,31 @@ def test_a_later_book_corrects_an_earlier_one(books: Any) -> None:
     assert books.build() == {("volume", 5): usd(storage="1.5")}
     booked = books.warehouse.query("select reason, cost_usd from rollup.adjustments order by booked_at").rows()
     assert booked == [("unseen", Decimal(1)), ("correction", Decimal("0.5"))]
+
+
+def test_a_machine_that_ended_is_measured_by_what_it_cost_then(books: Any) -> None:
+    """Hyperstack shows no price of it any more; a bill that is ten seconds off is still where the day was cut."""
+    books.reading("23:50", "0.00")
+    books.reading("23:59", "0.54")
+    books.reading(f"{MORROW}T00:01", "0.59", None, created="2026-11-22T23:50", ended="23:59:50")
+    books.book({VM: "0.58"}, total="0.58")
+    books.build()
+    (row,) = books.warehouse.query("from rollup.adjustments").rows(named=True)
+    assert (row["reason"], row["cost_usd"]) == ("boundary", Decimal("-0.01"))
+    assert row["tolerance_usd"] == Decimal("0.120001"), "two minutes at $0.06, and noise"
+
+
+@pytest.mark.parametrize(("last", "is_agreed"), [("0.864004", True), ("0.8652", True), ("0.8653", False)])
+def test_counters_of_a_type_that_no_list_names_may_be_off_at_midnight(books: Any, last: str, is_agreed: bool) -> None:
+    """Beyond two minutes at $0.0006 somebody must look."""
+    gadget = {"rate": "0.0006", "resource": ("gadget", 7)}
+    books.reading("00:00", "10.00")
+    books.reading(f"{MORROW}T00:00", "96.4")
+    books.reading("00:00", "0.00", **gadget)
+    books.reading(f"{MORROW}T00:00", last, **gadget)
+    books.book({VM: "86.4"}, "87.264")
+    books.build()
+    assert books.warehouse.query("select is_agreed from rollup.reconciliation_days").item() is is_agreed
 
 
 def test_a_day_of_a_negative_bill_is_a_credit(books: Any) -> None:

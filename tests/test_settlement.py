@@ -55,6 +55,30 @@ def test_a_small_difference_is_where_the_day_was_cut() -> None:
     assert reasons({VM: own(5 * USD)}, book((VM, 6 * USD))) == {VM: [("rate", USD)]}
 
 
+def test_what_has_ended_since_is_measured_by_the_days_own_price() -> None:
+    """A line shows the present price: 0 of what has ended, little of what is parked."""
+    day, within = own(5 * USD), USD // 30
+    day.hourly = USD
+    assert reasons({VM: day}, book((VM, 5 * USD + within), hourly=0)) == {VM: [("boundary", within)]}
+    assert reasons({VM: day}, book(total=-5 * USD)) == {
+        VM: [("rate", -5 * USD)],
+        UNATTRIBUTED: [("unattributed", -5 * USD)],
+    }
+    beyond = within + NOISE + 1
+    assert reasons({VM: day}, book((VM, 5 * USD + beyond), hourly=0)) == {VM: [("rate", beyond)]}
+    assert reasons({VM: day}, book((VM, 5 * USD + 2 * within), hourly=2 * USD)) == {VM: [("boundary", 2 * within)]}
+
+
+def test_what_books_do_not_list_may_be_off_for_where_the_day_was_cut() -> None:
+    """Two minutes of what the unlisted resources cost an hour together, and noise."""
+    first, second = own(4 * USD), own(4 * USD)
+    first.hourly, second.hourly = USD, 2 * USD
+    days, most = {("quantum", 3): first, ("quantum", 4): second}, USD // 10 + NOISE
+    for off, is_within in ((-most, True), (-most - 1, False), (most, True), (most + 1, False)):
+        books = [book(total=8 * USD + off)]
+        assert is_agreed(settle(days, books, LISTED), books) is is_within, off
+
+
 def test_what_nobody_saw_has_its_reason_whatever_its_size() -> None:
     assert reasons({VM: own(5 * USD, hole=(2, 3))}, book((VM, 9 * USD))) == {VM: [("gap", 4 * USD)]}
     assert reasons({}, book((VM, 9 * USD))) == {VM: [("unseen", 9 * USD)]}
