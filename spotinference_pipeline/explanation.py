@@ -19,7 +19,7 @@ from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse
 
-MOST_LINES = 21
+MOST_LINES = 20
 NAME_WIDTH, FIGURE_WIDTH = 12, 50
 
 
@@ -129,9 +129,9 @@ def _trust(document: Document) -> Iterator[Line]:
     seen = f"snapshots {_or_unknown(coverage['snapshot'])}, usage {_or_unknown(coverage['exact_usage'])}"
     yield Line("coverage", seen, "metric.figures, snapshot_coverage_ratio, exact_usage_ratio")
     yield Line("of tokens", _or_unknown(coverage["token"]), "metric.coverage, token_coverage_ratio")
-    residual = f"{books['days_reconciled']} of 7 days, residual {_short(books['residual_usd'])}"
-    yield Line("books", residual, "metric.figures, days_reconciled, residual_usd")
-    yield Line("", f"unattributed {_short(books['unattributed_usd'])}", "metric.figures, unattributed_usd")
+    booked = f"{books['days_reconciled']} of 7 days, residual {_short(books['residual_usd'])}"
+    booked += f", unattributed {_short(books['unattributed_usd'])}"
+    yield Line("books", booked, "metric.figures, days_reconciled, residual_usd, unattributed_usd")
     invoiced = f"residual {_short(books['invoice_residual_usd'])}"
     yield Line("invoices", invoiced, "sql/publication/invoice_residual.sql")
     yield Line("status", document["status"], document["status_reason"] or "docs/method.md, Status")

@@ -129,12 +129,11 @@ def test_the_published_revision_and_the_last_good_day_are_named(
 def test_books_and_invoices_are_unknown_or_told_in_dollars(
     explained: Explanation, scratch: Warehouse, settings_in: Callable[..., Settings]
 ) -> None:
-    assert line(explained, "books").figure == "0 of 7 days, residual unknown"
+    assert line(explained, "books").figure == "0 of 7 days, residual unknown, unattributed unknown"
     assert line(explained, "invoices").figure == "residual unknown"
     scratch.execute("update metric.figures set days_reconciled = 7, residual_usd = 0.25, unattributed_usd = -1")
     found = explain(scratch, Storage(settings_in().published), settings_in(), DAY)
-    assert line(found, "books").figure == "7 of 7 days, residual 0.250000 USD"
-    assert line(found, "").figure == "unattributed -1.000000 USD"
+    assert line(found, "books").figure == "7 of 7 days, residual 0.250000 USD, unattributed -1.000000 USD"
     assert found.status == "reconciled"
 
 
