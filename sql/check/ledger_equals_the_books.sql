@@ -58,18 +58,22 @@ totals as (
 
 books as (
     select
-        source_file,
-        start_at,
-        end_at,
-        max(answered_at) as last_at
+        answers.source_file,
+        answers.start_at,
+        answers.end_at,
+        max(answers.answered_at) as last_at
     from answers
-    semi join totals using (source_file, start_at, end_at)
-    group by source_file, start_at, end_at
+    inner join totals
+        on
+            answers.source_file = totals.source_file
+            and answers.start_at = totals.start_at
+            and answers.end_at = totals.end_at
+    group by answers.source_file, answers.start_at, answers.end_at
     having
-        bool_and(is_good)
-        and min(answered_at) >= end_at + interval 2 hours
-        and count(distinct endpoint) filter (
-            where endpoint in (
+        bool_and(answers.is_good)
+        and min(answers.answered_at) >= answers.end_at + interval 2 hours
+        and count(distinct answers.endpoint) filter (
+            where answers.endpoint in (
                 '/billing/billing/history',
                 '/billing/billing/history/virtual-machine',
                 '/billing/billing/history/volume',
