@@ -86,7 +86,7 @@ def test_coverage_and_books_are_what_the_named_columns_hold(
     scratch.execute("update metric.figures set residual_usd = 0.25, unattributed_usd = 0.125, days_reconciled = 3")
     scratch.execute("update metric.coverage set token_coverage_ratio = 0.98, unexplained_tokens = 0, engine_tokens = 1")
     found = explain(scratch, Storage(settings_in().published), settings_in(), DAY)
-    for name in ("coverage", "of tokens", "books", ""):
+    for name in ("coverage", "of tokens", "books"):
         shown = line(found, name)
         table, named = columns(shown.source)
         held = scratch.query(f"from {table} where utc_day = $day", {"day": DAY}).row(0, named=True)

@@ -240,6 +240,7 @@ def test_the_api_was_dark_for_six_hours(open_shift: Any, lines: Any) -> None:
         lay_log(shift, lines, days)
         for minute in (57, 58, 59):
             assert shift.run("spotinference snapshot", datetime(2026, 11, 22, 1, minute, tzinfo=UTC))[0] == 0
+        assert shift.run("spotinference ingest", datetime(2026, 11, 22, 1, 59, tzinfo=UTC))[0] == 0  # copies prices
         before = "spotinference reconcile 2026-11-16..2026-11-21"
         assert shift.run(before, datetime(2026, 11, 22, 2, tzinfo=UTC))[0] == 0
         shift.play(PLAYED[1])

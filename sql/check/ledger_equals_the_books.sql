@@ -63,7 +63,7 @@ books as (
         answers.end_at,
         max(answers.answered_at) as last_at
     from answers
-    semi join totals
+    inner join totals
         on
             answers.source_file = totals.source_file
             and answers.start_at = totals.start_at

@@ -30,12 +30,12 @@ last_seen as (
         resource_type,
         resource_id,
         max(observed_at) as read_at,
-        bool_and(is_active) as is_active
+        max_by(is_active, observed_at) as is_active
     from validated.billing_snapshots
     group by resource_type, resource_id, created_at
 ),
 
--- counters that were never seen to end, and were last read before the window's end
+-- counters that were still running when they were last read, and that was before the window's end
 unread as (
     select count(*) as counters
     from last_seen
