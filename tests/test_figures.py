@@ -57,7 +57,8 @@ def published(warehouse: Warehouse, scenario: Scenario, folder: Path, models: di
     transform.build_metrics(warehouse, day)
     assert [finding.name for finding in checks.run(warehouse, day) if finding.blocks] == []
     now = f"{day + timedelta(days=1)}T02:10:00Z"
-    settings = Settings.model_validate({"data_dir": folder, "now": now, "min_snapshot_coverage": 0})
+    open_gates = dict.fromkeys(("min_snapshot_coverage", "min_exact_usage", "min_token_coverage"), 0)
+    settings = Settings.model_validate({"data_dir": folder, "now": now} | open_gates)
     publication.publish(warehouse, Storage(settings.published), settings, [day])
     document: dict[str, Any] = json.loads(Storage(settings.published).read(publication.LATEST))
     return document
