@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,9 @@ class Column:
     comment: str | None
 
 
-def describe_tables() -> dict[str, list[Column]]:
-    """Give every table's columns, in order, by `stage.table`."""
+@cache
+def describe_tables() -> Mapping[str, Sequence[Column]]:
+    """Give every table's columns, in order, by `stage.table`; asked for beside each table that is built, and always the same."""
     with duckdb.connect(":memory:") as connection:
         _make_tables(connection)
         connection.execute(
