@@ -123,9 +123,13 @@ def build(folder: Path) -> tuple[int, int, dict[str, float]]:
                 transform.build_table(warehouse, table, DAY)
             seconds[table] = time.monotonic() - began
         began = time.monotonic()
-        broken = [finding for finding in checks.run(warehouse, DAY) if not finding.passed]
+        broken = [
+            finding for finding in checks.run(warehouse, DAY) if finding.blocks
+        ]  # the laid-down engines stand still: a warning
         seconds["checks"] = time.monotonic() - began
         row = warehouse.query("select requests, served_tokens from metric.cost_per_mtok").row(0)
     if broken:
-        raise SystemExit(f"checks: expected all to pass, found {[finding.name for finding in broken]}")
+        raise SystemExit(
+            f"checks: expected no blocking rule to be broken, found {[finding.name for finding in broken]}"
+        )
     return row[0], row[1], seconds
