@@ -151,9 +151,19 @@ class Years:
             ledger.build_day(self.warehouse, day)
 
     def costs(self, day: date) -> dict[tuple[str, int], Decimal]:
-        """Give what each resource cost on the day."""
+        """Give what each resource cost on the day, without what the month's book adds to its last day."""
         rows = self.warehouse.query(
-            "select resource_type, resource_id, sum(cost_usd) from rollup.cost_days where utc_day = $day group by all",
+            """
+            select resource_type, resource_id, sum(cost_usd)
+            from (
+                select resource_type, resource_id, cost_usd from rollup.cost_days where utc_day = $day
+                union all
+                select resource_type, resource_id, -cost_usd
+                from rollup.adjustments
+                where utc_day = $day and reason = 'month_boundary'
+            )
+            group by all
+            """,
             {"day": day},
         )
         return {(kind, number): amount for kind, number, amount in rows.iter_rows() if amount}
@@ -167,8 +177,7 @@ class Years:
             "select is_final from rollup.reconciliation_days where utc_day = $day", {"day": day}
         )["is_final"]
         whole, costs = organisation_truth(self.scenario, day), self.costs(day)
-        is_apart = self.faults.month_boundary and day == month_window(day).last_day
-        if not (self.faults.never_settle or is_apart):  # such books never are the truth, but the ledger is such books
+        if not self.faults.never_settle:  # such books never are the truth, but the ledger is such books
             assert sum(costs.values()) == usd(whole.final_femtos if is_final else whole.first_femtos), day
             for key, true in truth_by_resource(self.scenario, day).items():
                 if true.listed and not (key[0] == "cluster" and self.faults.cluster_remainder == "list"):
