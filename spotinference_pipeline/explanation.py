@@ -19,7 +19,6 @@ from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse
 
-MOST_LINES = 20
 NAME_WIDTH, FIGURE_WIDTH = 12, 50
 
 

@@ -16,6 +16,7 @@ import stamina
 
 from spotinference_pipeline.answers import (
     CREDIT,
+    GRAPH,
     HISTORY,
     PAYMENTS,
     PRICE_BOOK,
@@ -146,7 +147,7 @@ class Hyperstack:
         self, scheduled_at: datetime, kind: str, resource_id: int, start: datetime, end: datetime
     ) -> list[Exchange]:
         """Ask for one resource's money by buckets; their size is in the answer's `granularity`, in seconds."""
-        return self.fetch(scheduled_at, f"{HISTORY}/{kind}/{resource_id}/graph", _window(start, end))
+        return self.fetch(scheduled_at, GRAPH.format(kind=kind, resource_id=resource_id), _window(start, end))
 
     def fetch_billing_events(
         self, scheduled_at: datetime, kind: str, resource_id: int, start: datetime, end: datetime

@@ -22,7 +22,7 @@ from genai_prices.types import TieredPrices
 
 from spotinference_pipeline.errors import RawFileError
 from spotinference_pipeline.price_baskets import Basket, Member, read_baskets
-from spotinference_pipeline.raw import BadLine, Instant, frame, land, split_lines
+from spotinference_pipeline.raw import BadLine, Instant, frame, land, read_records
 from spotinference_pipeline.windows import format_instant
 
 PACKAGE = "genai-prices"
@@ -128,14 +128,7 @@ _DECODER = msgspec.json.Decoder(RawPrice)
 
 def read_prices(content: bytes) -> Iterator[tuple[int, RawPrice | BadLine]]:
     """Give each line's number and its price, or why it cannot be one."""
-    for number, line in split_lines(content):
-        if isinstance(line, BadLine):
-            yield number, line
-            continue
-        try:
-            yield number, _DECODER.decode(line)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            yield number, BadLine(number, f"list price: {error}", line)
+    return read_records(content, _DECODER, "list price")
 
 
 def _copy(basket: Basket, member: Member, prices: PriceList, now: datetime) -> RawPrice:

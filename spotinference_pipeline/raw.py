@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import google_crc32c
 import msgspec
@@ -21,6 +21,7 @@ from spotinference_pipeline.windows import format_instant
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 HttpStatus = Annotated[int, msgspec.Meta(ge=100, le=999)]
+Record = TypeVar("Record")
 _TAIL_BYTES = len(b',"c":"xxxxxxxx"}')
 
 
@@ -119,19 +120,26 @@ def split_lines(content: bytes) -> Iterator[tuple[int, bytes | BadLine]]:
         yield len(lines) + 1, BadLine(len(lines) + 1, "torn line: expected a newline at its end", torn)
 
 
-_DECODER = msgspec.json.Decoder(Exchange)
-
-
-def read_exchanges(content: bytes) -> Iterator[tuple[int, Exchange | BadLine]]:
-    """Give each line's number and its exchange, or why it cannot be one."""
+def read_records(
+    content: bytes, decoder: msgspec.json.Decoder[Record], what: str
+) -> Iterator[tuple[int, Record | BadLine]]:
+    """Give each line's number and its record, or why it cannot be one; `what` names a record in that reason."""
     for number, line in split_lines(content):
         if isinstance(line, BadLine):
             yield number, line
             continue
         try:
-            yield number, _DECODER.decode(line)
+            yield number, decoder.decode(line)
         except (msgspec.MsgspecError, RecursionError) as error:
-            yield number, BadLine(number, f"exchange: {error}", line)
+            yield number, BadLine(number, f"{what}: {error}", line)
+
+
+_DECODER = msgspec.json.Decoder(Exchange)
+
+
+def read_exchanges(content: bytes) -> Iterator[tuple[int, Exchange | BadLine]]:
+    """Give each line's number and its exchange, or why it cannot be one."""
+    return read_records(content, _DECODER, "exchange")
 
 
 def encode_exchange(exchange: Exchange) -> bytes:

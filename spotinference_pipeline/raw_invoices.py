@@ -15,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from spotinference_pipeline.errors import RawFileError
-from spotinference_pipeline.raw import BadLine, Instant, frame, land, split_lines
+from spotinference_pipeline.raw import BadLine, Instant, frame, land, read_records
 from spotinference_pipeline.windows import format_instant
 
 NUMBER = re.compile(r"[A-Za-z0-9][ -~]{0,63}", re.ASCII)
@@ -68,14 +68,7 @@ def list_files(folder: Path) -> list[Path]:
 
 def read_invoices(content: bytes) -> Iterator[tuple[int, RawInvoice | BadLine]]:
     """Give each line's number and its invoice, or why it cannot be one."""
-    for number, line in split_lines(content):
-        if isinstance(line, BadLine):
-            yield number, line
-            continue
-        try:
-            yield number, _DECODER.decode(line)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            yield number, BadLine(number, f"invoice: {error}", line)
+    return read_records(content, _DECODER, "invoice")
 
 
 def find_newest(folder: Path, number: str) -> RawInvoice | None:
