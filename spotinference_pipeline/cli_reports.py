@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spotinference_pipeline import answers, explanation, public_files, validated
+from spotinference_pipeline import answers, explanation, public_files, sources
 from spotinference_pipeline.errors import SettingsError
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
@@ -65,13 +65,13 @@ def _read_status(warehouse: Warehouse, settings: Settings) -> dict[str, Any]:
         {"usage": answers.USAGE},
     ).row(0, named=True)
     log = Storage(settings.request_log)
-    waiting = len(validated.list_new(warehouse, settings.raw_dir, log))
+    waiting = len(sources.list_new(warehouse, settings.raw_dir, log))
     latest = Storage(settings.published).find(public_files.LATEST)
     newest = json.loads(latest) if latest else {}
     return {
         **rows,
         "files_waiting": waiting,
-        "segments_misnamed": len(validated.misnamed_segments(log)),
+        "segments_misnamed": len(sources.misnamed_segments(log)),
         "last_closed_day": last_closed_day(settings.clock()).isoformat(),
         "published_day": newest.get("day"),
         "published_status": newest.get("status"),

@@ -6,7 +6,7 @@ are stored together or not at all. What cannot be read ends in `validated.quaran
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -14,17 +14,10 @@ from typing import Any
 
 import polars as pl
 
-from spotinference_pipeline import (
-    hyperstack_rows,
-    invoice_rows,
-    list_price_rows,
-    list_prices,
-    log_rows,
-    raw,
-    raw_invoices,
-)
+from spotinference_pipeline import hyperstack_rows, invoice_rows, list_price_rows, log_rows, raw, sources
 from spotinference_pipeline.batch import Batch, to_frame
-from spotinference_pipeline.request_log import SEGMENT_NAME, read_segment
+from spotinference_pipeline.request_log import read_segment
+from spotinference_pipeline.sources import Source
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse
 from spotinference_pipeline.whole_lists import doubt_moved, doubt_refused
@@ -92,15 +85,6 @@ class Ingested:
         )
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A file that has not been read yet."""
-
-    name: str
-    kind: str
-    read: Callable[[], bytes]
-
-
 @dataclass
 class _FileBatch(Batch):
     """A batch that knows the files it is made of; their exchanges are rows that nothing can be wrong with."""
@@ -115,48 +99,16 @@ def ingest(warehouse: Warehouse, raw_dir: Path, log: Storage, *, bytes_per_batch
     A second call reads nothing. A copy of a segment under another name adds only repeats. The tables do not depend on
     `bytes_per_batch`.
     """
-    known = set(warehouse.query("select source_file from validated.ingested_files")["source_file"])
-    sources = [source for source in [*_raw_sources(raw_dir), *_log_sources(log)] if source.name not in known]
-    remaining, done = iter(sources), Ingested()
+    remaining, done = iter(sources.list_new(warehouse, raw_dir, log)), Ingested()
     while (batch := _read_batch(remaining, bytes_per_batch)).files:
         done += _store_batch(warehouse, batch)
     return done
 
 
-def list_new(warehouse: Warehouse, raw_dir: Path, log: Storage) -> list[str]:
-    """Give the names of files that an ingest would read."""
-    known = set(warehouse.query("select source_file from validated.ingested_files")["source_file"])
-    return [source.name for source in [*_raw_sources(raw_dir), *_log_sources(log)] if source.name not in known]
-
-
-def segment_names(log: Storage) -> list[str]:
-    """Give the names of the sealed segments; anything else in the folder is left alone."""
-    return [name for name in log.names() if SEGMENT_NAME.fullmatch(name)]
-
-
-def misnamed_segments(log: Storage) -> list[str]:
-    """Give the names that look like sealed segments and are none: nobody reads them, so somebody must be told."""
-    return [name for name in log.names() if name.endswith(".jsonl") and not SEGMENT_NAME.fullmatch(name)]
-
-
-def _raw_sources(raw_dir: Path) -> Iterator[_Source]:
-    for path in raw.list_files(raw_dir):
-        yield _Source(f"hyperstack/{path.parent.name}/{path.name}", "hyperstack", path.read_bytes)
-    for path in raw_invoices.list_files(raw_invoices.folder_beside(raw_dir)):
-        yield _Source(f"invoices/{path.parent.name}/{path.name}", "invoices", path.read_bytes)
-    for path in list_prices.list_files(list_prices.folder_beside(raw_dir)):
-        yield _Source(f"list_prices/{path.name}", "list_prices", path.read_bytes)
-
-
-def _log_sources(log: Storage) -> Iterator[_Source]:
-    for name in segment_names(log):
-        yield _Source(f"request_log/{name}", "request_log", lambda name=name: log.read(name))  # type: ignore[misc]
-
-
-def _read_batch(sources: Iterator[_Source], most_bytes: int) -> _FileBatch:
+def _read_batch(remaining: Iterator[Source], most_bytes: int) -> _FileBatch:
     """Read the next files, until they are so large together; one that is larger is a batch of its own."""
     batch, size = _FileBatch(), 0
-    for source in sources:
+    for source in remaining:
         content = source.read()
         if source.kind == "request_log":
             segment = read_segment(content)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spotinference_pipeline import answers, checks, raw, validated
+from spotinference_pipeline import answers, checks, raw, sources, validated
 
 Open = Callable[[], AbstractContextManager[Any]]
 TABLES = ("billing_snapshots", "vm_states", "requests", "request_begins", "request_usages", "request_stops")
@@ -71,10 +71,10 @@ def test_every_kind_of_answer_and_line_lands_in_its_table(desk: Any, words: Any,
 def test_a_second_ingest_reads_nothing(desk: Any, words: Any, lines: Any) -> None:
     desk.land(*whole_minute(words))
     desk.log.write(lines.name(1), whole_segment(lines))
-    assert len(validated.list_new(desk.warehouse, desk.raw_dir, desk.log)) == 2
+    assert len(sources.list_new(desk.warehouse, desk.raw_dir, desk.log)) == 2
     desk.ingest()
     before = [desk.table(table) for table in TABLES]
-    assert validated.list_new(desk.warehouse, desk.raw_dir, desk.log) == []
+    assert sources.list_new(desk.warehouse, desk.raw_dir, desk.log) == []
     assert desk.ingest() == validated.Ingested()
     assert [desk.table(table) for table in TABLES] == before
 
@@ -82,7 +82,6 @@ def test_a_second_ingest_reads_nothing(desk: Any, words: Any, lines: Any) -> Non
 def test_what_is_no_sealed_segment_is_left_alone(desk: Any, lines: Any) -> None:
     for name in ("notes.txt", lines.name(1).replace("jsonl", "open"), f"old/{lines.name(1)}"):
         desk.log.write(name, lines.segment(lines.end(1)))
-    assert validated.segment_names(desk.log) == []
     assert desk.ingest().files == 0
 
 

@@ -15,6 +15,7 @@ from spotinference_pipeline import (
     raw,
     served_models,
     snapshot,
+    sources,
     transform,
     validated,
 )
@@ -71,7 +72,7 @@ def take_snapshot(settings: Settings) -> snapshot.Snapshot:
 
 def sealed_segments(settings: Settings) -> list[str]:
     """Give the names of the sealed log segments."""
-    return validated.segment_names(Storage(settings.request_log))
+    return sources.segment_names(Storage(settings.request_log))
 
 
 def fetch_books(settings: Settings, days: Sequence[date]) -> list[Fetched]:
