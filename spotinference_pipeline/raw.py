@@ -91,40 +91,33 @@ def frame(document: bytes) -> bytes:
     return document[:-1] + b',"c":"%08x"}\n' % crc
 
 
-def unframe(line: bytes) -> bytes:
-    """Check a framed line (without newline) and give it back; it is plain JSON.
-
-    Raises: RawFileError when the checksum, compared as text, is missing or another.
-    """
-    content, tail = line[:-_TAIL_BYTES], line[-_TAIL_BYTES:]
-    if not (tail.startswith(b',"c":"') and tail.endswith(b'"}')):
-        raise RawFileError('checksum: expected the line to end with ,"c":"xxxxxxxx"}')
-    if tail[6:14] != b"%08x" % google_crc32c.value(content):
-        raise RawFileError(f"checksum: expected {google_crc32c.value(content):08x}, found {tail[6:14]!r}")
-    return line
-
-
-def split_lines(content: bytes) -> Iterator[tuple[int, bytes | BadLine]]:
-    """Give each line's number, from 1, and its verified JSON or why it is bad; a torn last line is bad."""
+def split_lines(content: bytes) -> list[bytes | BadLine]:
+    """Give every line, from number 1 on: its verified JSON, or why it is bad. A torn last line is bad."""
     lines = content.split(b"\n")
     torn = lines.pop()
-    for number, line in enumerate(lines, start=1):
-        if line[-_TAIL_BYTES:] == b',"c":"%08x"}' % google_crc32c.value(line[:-_TAIL_BYTES]):
-            yield number, line
-            continue
-        try:
-            yield number, unframe(line)
-        except RawFileError as error:
-            yield number, BadLine(number, str(error), line)
+    sums = map(google_crc32c.value, [line[:-_TAIL_BYTES] for line in lines])
+    checked = [
+        line if line[-_TAIL_BYTES:] == b',"c":"%08x"}' % crc else BadLine(number, _checksum_fault(line, crc), line)
+        for number, (line, crc) in enumerate(zip(lines, sums, strict=True), start=1)
+    ]
     if torn:
-        yield len(lines) + 1, BadLine(len(lines) + 1, "torn line: expected a newline at its end", torn)
+        checked.append(BadLine(len(lines) + 1, "torn line: expected a newline at its end", torn))
+    return checked
+
+
+def _checksum_fault(line: bytes, crc: int) -> str:
+    """Say what is wrong with the end of a line; checksums are compared as text."""
+    tail = line[-_TAIL_BYTES:]
+    if not (tail.startswith(b',"c":"') and tail.endswith(b'"}')):
+        return 'checksum: expected the line to end with ,"c":"xxxxxxxx"}'
+    return f"checksum: expected {crc:08x}, found {tail[6:14]!r}"
 
 
 def read_records(
     content: bytes, decoder: msgspec.json.Decoder[Record], what: str
 ) -> Iterator[tuple[int, Record | BadLine]]:
     """Give each line's number and its record, or why it cannot be one; `what` names a record in that reason."""
-    for number, line in split_lines(content):
+    for number, line in enumerate(split_lines(content), start=1):
         if isinstance(line, BadLine):
             yield number, line
             continue

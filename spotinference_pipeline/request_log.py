@@ -7,15 +7,18 @@ are ignored; lines of an unknown kind are counted. Does not own how records beco
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from itertools import compress
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 
 from spotinference_pipeline.raw import BadLine, Instant, split_lines
 
 Count = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+Kind = TypeVar("Kind")
 SEGMENT_NAME = re.compile(r"[a-z0-9-]{1,40}\.[0-9a-f]{8}\.\d{8}T\d{6}Z\.\d{6}\.[0-9a-f]{8}\.jsonl")
 
 
@@ -127,21 +130,34 @@ _KNOWN_KINDS = frozenset({"head", "begin", "usage", "end", "health", "engine", "
 
 
 @dataclass
+class Records(Generic[Kind]):
+    """The records of one kind, and each one's line number: two lists, because a day has millions."""
+
+    records: list[Kind] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+
+    def where(self, is_wanted: Callable[[Kind], bool]) -> "Records[Kind]":
+        """Give those that are wanted."""
+        wanted = [is_wanted(record) for record in self.records]
+        return Records(list(compress(self.records, wanted)), list(compress(self.lines, wanted)))
+
+
+@dataclass
 class Segment:
-    """The records of one segment by kind, each with its line number, and what could not be read."""
+    """The records of one segment by kind, and what could not be read."""
 
     lines: int = 0
     unknown: int = 0
     sha256: str = ""
     """Of all bytes."""
-    heads: list[tuple[int, Head]] = field(default_factory=list)
-    begins: list[tuple[int, Begin]] = field(default_factory=list)
-    usages: list[tuple[int, Usage]] = field(default_factory=list)
-    ends: list[tuple[int, End]] = field(default_factory=list)
-    healths: list[tuple[int, Health]] = field(default_factory=list)
-    engines: list[tuple[int, Engine]] = field(default_factory=list)
-    beats: list[tuple[int, Beat]] = field(default_factory=list)
-    seals: list[tuple[int, Seal]] = field(default_factory=list)
+    heads: Records[Head] = field(default_factory=Records)
+    begins: Records[Begin] = field(default_factory=Records)
+    usages: Records[Usage] = field(default_factory=Records)
+    ends: Records[End] = field(default_factory=Records)
+    healths: Records[Health] = field(default_factory=Records)
+    engines: Records[Engine] = field(default_factory=Records)
+    beats: Records[Beat] = field(default_factory=Records)
+    seals: Records[Seal] = field(default_factory=Records)
     bad: list[BadLine] = field(default_factory=list)
     damage: list[tuple[int, str]] = field(default_factory=list)
     """What is wrong with the segment as a whole: line and reason."""
@@ -156,16 +172,15 @@ class Segment:
     @property
     def last_instant(self) -> datetime | None:
         """Give the last instant that a line tells."""
-        told = [usage.at for _, usage in self.usages] + [health.at for _, health in self.healths]
-        told += [engine.at for _, engine in self.engines] + [beat.at for _, beat in self.beats]
-        told += [head.started_at for _, head in self.heads] + [begin.started_at for _, begin in self.begins]
-        return max([*told, *(end.finished_at for _, end in self.ends)], default=None)
+        told = [record.at for kind in (self.usages, self.healths, self.engines, self.beats) for record in kind.records]
+        told += [record.started_at for kind in (self.heads, self.begins) for record in kind.records]
+        return max([*told, *(end.finished_at for end in self.ends.records)], default=None)
 
 
 def read_segment(content: bytes) -> Segment:
     """Read a segment; nothing raises, what cannot be read is in `bad`."""
     segment = Segment()
-    lists: dict[type, list[Any]] = {
+    kinds: dict[type, Records[Any]] = {
         Head: segment.heads,
         Begin: segment.begins,
         Usage: segment.usages,
@@ -175,23 +190,27 @@ def read_segment(content: bytes) -> Segment:
         Beat: segment.beats,
         Seal: segment.seals,
     }
-    for number, line in split_lines(content):
-        segment.lines += 1
+    add = {kind: (found.records.append, found.lines.append) for kind, found in kinds.items()}
+    decode, last_n, number = _RECORD.decode, -1, 0
+    for number, line in enumerate(split_lines(content), start=1):
         if isinstance(line, BadLine):
             segment.bad.append(line)
             continue
         try:
-            record = _RECORD.decode(line)
+            record = decode(line)
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             if _is_of_unknown_kind(line):
                 segment.unknown += 1
             else:
                 segment.bad.append(BadLine(number, f"record: {error}", line))
             continue
-        segment.last_n = max(segment.last_n, record.n)
         if record.n != number - 1 and not segment.damage:
             segment.damage.append((number, f"rows missing: expected n {number - 1}, found {record.n}"))
-        lists[type(record)].append((number, record))
+        last_n = max(last_n, record.n)
+        add_record, add_line = add[type(record)]
+        add_record(record)
+        add_line(number)
+    segment.lines, segment.last_n = number, last_n
     length = content.rfind(b"\n", 0, -1) + 1
     hashed = hashlib.sha256(memoryview(content)[:length])
     segment.damage += _check_seal(segment, length, hashed.hexdigest())
@@ -202,9 +221,9 @@ def read_segment(content: bytes) -> Segment:
 
 def _check_seal(segment: Segment, length: int, sha256: str) -> list[tuple[int, str]]:
     """Hold the seal against the bytes before the last line: how many they are, and their digest."""
-    if not segment.seals or segment.seals[-1][0] != segment.lines:
+    if segment.seals.lines[-1:] != [segment.lines]:
         return [(segment.lines or 1, "seal: expected one as the last line, found none")]
-    line, seal = segment.seals[-1]
+    line, seal = segment.lines, segment.seals.records[-1]
     expected = line - 1, length, sha256
     if (seal.rows, seal.bytes, seal.sha256) != expected:
         return [

@@ -16,6 +16,7 @@ import polars as pl
 
 from spotinference_pipeline import hyperstack_rows, invoice_rows, list_price_rows, log_rows, raw, sources
 from spotinference_pipeline.batch import Batch, to_frame
+from spotinference_pipeline.contracts import CONTRACTS
 from spotinference_pipeline.request_log import read_segment
 from spotinference_pipeline.sources import Source
 from spotinference_pipeline.storage import Storage
@@ -251,7 +252,11 @@ def _first_sights(warehouse: Warehouse, batch: Batch, frame: pl.DataFrame) -> pl
 
 
 def _matching(table: str, key: Sequence[str], columns: Sequence[str]) -> str:
-    matches = " and ".join(f"stored.{name} is not distinct from source.{name}" for name in key)
+    """Select the stored rows of the same keys; where a key cannot be null DuckDB reads only the rows in its range."""
+    is_nullable = {name: column.nullable for name, column in CONTRACTS[table].columns.items()}
+    matches = " and ".join(
+        f"stored.{name} {'is not distinct from' if is_nullable[name] else '='} source.{name}" for name in key
+    )
     not_recovered = " where not stored.is_recovered" if table == "validated.requests" else ""
     wanted = ", ".join(f"stored.{name}" for name in columns)
     return f"select {wanted} from {table} as stored semi join source on {matches}{not_recovered}"  # noqa: S608

@@ -29,13 +29,13 @@ def test_each_kind_of_line_lands_in_its_list_with_its_number(lines: Any) -> None
     )
     found = (segment.heads, segment.begins, segment.usages, segment.ends)
     witnesses = (segment.healths, segment.engines, segment.beats, segment.seals)
-    assert [[number for number, _ in kind] for kind in (*found, *witnesses)] == [[n] for n in range(1, 9)]
+    assert [kind.lines for kind in (*found, *witnesses)] == [[n] for n in range(1, 9)]
     assert (segment.lines, segment.unknown, segment.bad) == (8, 0, [])
 
 
 def test_an_end_keeps_unknown_tokens_unknown(lines: Any) -> None:
     end = lines.end(1, usage_source="none", prompt_tokens=None, completion_tokens=None, vm_id=None, model=None)
-    ((_, found),) = read_segment(lines.segment(end)).ends
+    (found,) = read_segment(lines.segment(end)).ends.records
     assert isinstance(found, End)
     assert (found.prompt_tokens, found.completion_tokens, found.vm_id, found.model) == (None,) * 4
     assert found.finished_at.utcoffset().total_seconds() == 0
@@ -43,12 +43,12 @@ def test_an_end_keeps_unknown_tokens_unknown(lines: Any) -> None:
 
 def test_F046_unknown_members_are_ignored(lines: Any) -> None:
     segment = read_segment(lines.segment(lines.end(1, speculative_tokens=7), lines.beat() | {"load": [1]}))
-    assert (len(segment.ends), len(segment.beats), segment.bad) == (1, 1, [])
+    assert (len(segment.ends.records), len(segment.beats.records), segment.bad) == (1, 1, [])
 
 
 def test_lines_of_an_unknown_kind_are_counted() -> None:
     segment = read_segment(framed(k="weather", at=1) + framed(k="beat", at="2026-11-22T10:00:00Z"))
-    assert (segment.unknown, len(segment.beats), segment.bad) == (1, 1, [])
+    assert (segment.unknown, len(segment.beats.records), segment.bad) == (1, 1, [])
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_line_of_wrong_types_is_bad_and_the_others_are_read(line: dict[str, An
     (bad,) = segment.bad
     assert bad.line == 1
     assert bad.reason.startswith("record: ")
-    assert len(segment.ends) == 1
+    assert len(segment.ends.records) == 1
 
 
 @pytest.mark.parametrize("name", ["request_id", "started_at", "finished_at", "end_reason", "prompt_tokens", "choices"])
@@ -84,15 +84,15 @@ def test_F045_a_missing_member_makes_a_bad_line_that_names_it(lines: Any, name: 
 def test_F044_tokens_that_are_no_count_make_a_bad_line(lines: Any, tokens: Any) -> None:
     segment = read_segment(lines.segment(lines.end(1, prompt_tokens=tokens)))
     assert len(segment.bad) == 1
-    assert segment.ends == []
+    assert segment.ends.records == []
 
 
 @pytest.mark.parametrize("depth", [900, 50_000])
 def test_endless_nesting_is_a_bad_line_or_is_ignored(lines: Any, depth: int) -> None:
     deep = b'{"v":1,"n":0,"k":"beat","at":"2026-11-22T10:00:00Z","x":' + b"[" * depth + b"]" * depth + b"}"
     segment = read_segment(raw.frame(deep) + lines.segment(lines.end(1)))
-    assert len(segment.beats) + len(segment.bad) == 1
-    assert len(segment.ends) == 1
+    assert len(segment.beats.records) + len(segment.bad) == 1
+    assert len(segment.ends.records) == 1
 
 
 def test_F009_a_torn_segment_gives_its_whole_lines_at_every_cut(lines: Any) -> None:
@@ -101,14 +101,15 @@ def test_F009_a_torn_segment_gives_its_whole_lines_at_every_cut(lines: Any) -> N
     for size in range(len(content)):
         cut = read_segment(content[:size])
         complete = content[:size].count(b"\n")
-        assert cut.ends == [row for row in whole.ends if row[0] <= complete]
+        readable = [line for line in whole.ends.lines if line <= complete]
+        assert (cut.ends.lines, cut.ends.records) == (readable, whole.ends.records[: len(readable)])
         assert len(cut.bad) == (not content[:size].endswith(b"\n") and size > 0)
         assert cut.lines == complete + len(cut.bad)
 
 
 def test_F010_a_tail_of_zeros_is_one_bad_line(lines: Any) -> None:
     segment = read_segment(lines.segment(lines.end(1)) + bytes(4096))
-    assert len(segment.ends) == 1
+    assert len(segment.ends.records) == 1
     assert len(segment.bad) == 1
 
 
@@ -119,10 +120,10 @@ def test_F011_a_flipped_bit_costs_at_most_the_lines_it_touches(lines: Any, data:
     flipped = bytearray(content)
     flipped[place] ^= 1 << data.draw(st.integers(0, 7))
     segment = read_segment(bytes(flipped))
-    before = [end for _, end in read_segment(content).ends]
-    assert all(end in before for _, end in segment.ends), "no line says something else than before"
+    before = read_segment(content).ends.records
+    assert all(end in before for end in segment.ends.records), "no line says something else than before"
     assert len(segment.bad) >= 1
-    assert len(segment.ends) >= 1
+    assert len(segment.ends.records) >= 1
 
 
 @given(st.binary(max_size=300))
