@@ -25,6 +25,8 @@ from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_scratch
 
+pytestmark = pytest.mark.no_cover  # whole simulated days: tracing would double their time
+
 IS_SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 SEEDS = range(200 if IS_SOAK else 2)
 FIRST = date(2026, 11, 16)

@@ -29,6 +29,8 @@ from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_warehouse
 
+pytestmark = pytest.mark.no_cover  # whole simulated days: tracing would double their time
+
 FIRST_DAY, LIVE_DAY = date(2026, 11, 21), date(2026, 11, 22)
 MIDNIGHT = datetime(2026, 11, 22, tzinfo=UTC)
 ONE_MINUTE = timedelta(minutes=1)

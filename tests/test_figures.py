@@ -25,6 +25,8 @@ from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_scratch
 from spotinference_pipeline.windows import days_between
 
+pytestmark = pytest.mark.no_cover  # whole simulated days: tracing would double their time
+
 PROBED_EVERY_S = 600
 """Often enough that an engine which never became ready was seen not to be."""
 MODELS = {LLAMA: [H100_ID], QWEN_30B: [A100_ID], QWEN_8B: [L40_ID, OLD_ID, NEW_ID]}

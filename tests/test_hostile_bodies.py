@@ -21,6 +21,8 @@ from spotinference_sim.scenario import Scenario
 from spotinference_pipeline import answers, checks, contracts, ledger, raw, transform
 from spotinference_pipeline.warehouse import read_checks
 
+pytestmark = pytest.mark.no_cover  # whole simulated days: tracing would double their time
+
 DAY = date(2026, 11, 22)
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAMAGES = 10_000 if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else 600

@@ -4,6 +4,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
 from spotinference_sim.lay_down import lay_down_raw
 from spotinference_sim.request_log import lay_down_log
 from spotinference_sim.scenario import Scenario
@@ -12,6 +13,8 @@ from spotinference_sim.truth import truth
 from spotinference_pipeline import backfill, validated
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import open_warehouse
+
+pytestmark = pytest.mark.no_cover  # whole simulated days: tracing would double their time
 
 FIRST = date(2026, 11, 14)
 DAYS = [FIRST + timedelta(days=day) for day in range(4)]

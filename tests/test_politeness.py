@@ -15,6 +15,8 @@ from spotinference_pipeline import raw, snapshot
 from spotinference_pipeline.hyperstack import Hyperstack
 from spotinference_pipeline.pacing import Pace, was_asked
 
+pytestmark = pytest.mark.no_cover  # whole simulated days: tracing would double their time
+
 MIDNIGHT = datetime(2026, 11, 22, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 Fails = Callable[["Day", httpx.Request], httpx.Response | None]

@@ -25,6 +25,8 @@ from spotinference_pipeline.reconciliation import Known
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_scratch
 
+pytestmark = pytest.mark.no_cover  # whole simulated days: tracing would double their time
+
 DAYS = [date(2026, 11, 14), date(2026, 11, 15), date(2026, 11, 16)]
 NOW = datetime(2026, 11, 17, 2, tzinfo=UTC)
 KINDS = ("busy", "idle", "parked", "cold_start", "storage")

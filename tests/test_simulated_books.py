@@ -10,6 +10,8 @@ from spotinference_pipeline import transform, validated
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_scratch
 
+pytestmark = pytest.mark.no_cover  # whole simulated days: tracing would double their time
+
 
 @pytest.fixture(scope="module")
 def books(simulated_days: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:

@@ -20,6 +20,8 @@ from spotinference_pipeline import checks, transform, validated
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_scratch
 
+pytestmark = pytest.mark.no_cover  # whole simulated days: tracing would double their time
+
 IS_SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 SEEDS = range(100 if IS_SOAK else 10)
 DAY = date(2026, 11, 20)

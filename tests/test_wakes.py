@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from spotinference_pipeline import transform
 
+pytestmark = pytest.mark.no_cover  # whole simulated days: tracing would double their time
+
 Open = Callable[[], AbstractContextManager[Any]]
 DAY = date(2026, 11, 22)
 EVE, MORROW = "2026-11-21", "2026-11-23"

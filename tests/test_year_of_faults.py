@@ -31,6 +31,8 @@ from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_scratch
 from spotinference_pipeline.windows import month_window
 
+pytestmark = pytest.mark.no_cover  # whole simulated days: tracing would double their time
+
 IS_SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 FIRST = date(2026, 10, 29)  # a month ends inside
 SNAPSHOT_HOURS = tuple(range(0, 24, 2 if IS_SOAK else 4))
