@@ -16,8 +16,14 @@ with scrapes as (
     where prompt_tokens_total is not null and generation_tokens_total is not null
 ),
 
+-- the first segment may be lost: the next one names it, and its name has the instant it was made at
 log as (
-    select min(started_at) as began_at from validated.log_segments
+    select
+        least(
+            min(started_at),
+            min(cast(try_strptime(split_part(previous, '.', 3), '%Y%m%dT%H%M%SZ') as timestamptz))
+        ) as began_at
+    from validated.log_segments
 ),
 
 -- a counter begins at zero with its process; of one that is older than the log only what moved since the first scrape
