@@ -37,6 +37,8 @@ IS_SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 FIRST = date(2026, 10, 29)  # a month ends inside
 SNAPSHOT_HOURS = tuple(range(0, 24, 2 if IS_SOAK else 4))
 ONE_DAY = timedelta(days=1)
+CORRECTED = timedelta(days=2, hours=1)
+"""How long after a day's first instant the simulated service knows of corrections."""
 SEED = 20
 REASONS = {"boundary", "gap", "rate", "unseen", "unattributed", "correction", "month_boundary"}
 
@@ -173,17 +175,19 @@ class Years:
     def check(self, day: date) -> None:
         """Hold a day with a book against the truth, line by line, and against the rules.
 
-        Corrections of closed days come at D+2: they are in the truth that a later book must meet.
+        Corrections of closed days come at D+2: they are in the truth that a later book must meet, which is also the
+        first one where none could be read at D+1.
         """
-        (is_final,) = self.warehouse.query(
-            "select is_final from rollup.reconciliation_days where utc_day = $day", {"day": day}
-        )["is_final"]
+        (read_at,) = self.warehouse.query(
+            "select last_book_at from rollup.reconciliation_days where utc_day = $day", {"day": day}
+        )["last_book_at"]
+        is_corrected = read_at >= datetime.combine(day, datetime.min.time(), UTC) + CORRECTED
         whole, costs = organisation_truth(self.scenario, day), self.costs(day)
         if not self.faults.never_settle:  # such books never are the truth, but the ledger is such books
-            assert sum(costs.values()) == usd(whole.final_femtos if is_final else whole.first_femtos), day
+            assert sum(costs.values()) == usd(whole.final_femtos if is_corrected else whole.first_femtos), day
             for key, true in truth_by_resource(self.scenario, day).items():
                 if true.listed and not (key[0] == "cluster" and self.faults.cluster_remainder == "list"):
-                    assert costs.get(key, 0) == usd(true.final_femtos if is_final else true.first_femtos), (day, key)
+                    assert costs.get(key, 0) == usd(true.final_femtos if is_corrected else true.first_femtos), (day, key)
         broken = [finding for finding in checks.run(self.warehouse, day) if finding.blocks]
         assert not broken, broken
 
