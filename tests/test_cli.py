@@ -603,6 +603,8 @@ def test_models_have_a_cost_where_the_setting_says_which_machines_serve_them(des
         ("llama", "1440.000000000000"),
         ("spare", None),
     ]
+    verified = desk.type("verify", str(desk.published))
+    assert (verified.exit_code, verified.stderr) == (0, "")
     assert desk.type("build", DAYS).exit_code == 0
     desk.type("publish", SPOTINFERENCE_NOW="2026-11-24T02:10:00Z")
     latest = json.loads((desk.published / "economics" / "latest.json").read_bytes())
