@@ -110,6 +110,16 @@ def test_build_reads_what_is_new_and_leaves_a_copy_for_analysts(desk: Desk) -> N
         assert copy.execute("select count(*) from metric.cost_per_mtok").fetchone() == (2,)
 
 
+@pytest.mark.parametrize("command", [("ingest",), ("build", DAYS)])
+def test_list_prices_that_cannot_be_copied_are_told_and_keep_nothing_else(desk: Desk, command: tuple[str, ...]) -> None:
+    (desk.data_dir / "raw" / "list_prices").write_text("a file where a folder should be")
+    done = desk.type(*command)
+    assert done.exit_code == 0
+    assert re.fullmatch(r"spotinference: no copy of today's list prices, the last one counts: raw file .*\n", done.stderr)
+    with open_warehouse(desk.warehouse) as warehouse:
+        assert warehouse.query("select count(*) from validated.requests").item() == 2
+
+
 def test_build_says_which_rule_is_broken_and_ends_with_3(built: Desk) -> None:
     with open_warehouse(built.warehouse) as warehouse:
         warehouse.execute("update validated.ingested_files set rows_read = rows_read + 1")
