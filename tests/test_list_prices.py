@@ -326,7 +326,10 @@ def tiers(*starts: int, rate: str = "1") -> list[dict[str, Any]]:
         (framed(basket_version=10**30), "list price: "),
         (framed(tiers=tiers(0, 10**30)), "list price: "),
         (framed(name="M" * 20_000), "list price: "),
-        (framed(copied_at="2026-11-21T23:59:59Z"), "expected a copy of 2026-11-22 as the file's name says, found one of"),
+        (
+            framed(copied_at="2026-11-21T23:59:59Z"),
+            "expected a copy of 2026-11-22 as the file's name says, found one of",
+        ),
         (framed(copied_at="0001-01-01T00:00:00+05:00"), "expected a copy of 2026-11-22 as the file's name says"),
     ],
 )
