@@ -218,7 +218,7 @@ def test_ids_of_machines_and_days_reach_to_their_limits() -> None:
 def test_machines_in_a_toml_file_are_told_what_is_wrong_with_them(tmp_path: Path) -> None:
     config = tmp_path / "spotinference.toml"
     config.write_text("[spotinference_models]\notter = [-7]\n")
-    with pytest.raises(SettingsError, match="SPOTINFERENCE_MODELS: .*greater than or equal to 1, found '-7'"):
+    with pytest.raises(SettingsError, match=r"SPOTINFERENCE_MODELS: .*greater than or equal to 1, found '-7'"):
         settings.read({"SPOTINFERENCE_CONFIG": str(config)})
 
 
