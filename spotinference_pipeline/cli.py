@@ -109,7 +109,7 @@ def take_snapshot() -> None:
 def ingest() -> None:
     """Read new raw files and log segments into the validated tables; copy today's list prices first."""
     settings = _settings()
-    steps.copy_list_prices(settings)
+    _copy_list_prices(settings)
     with open_warehouse(settings.warehouse_path) as warehouse:
         done = _ingest(warehouse, settings)
     print(
@@ -126,7 +126,7 @@ def build(
     """Build rollups and metric of closed UTC days; also the backfill of past days."""
     settings = _settings()
     wanted = parse_closed_days(days, settings.clock())
-    steps.copy_list_prices(settings)
+    _copy_list_prices(settings)
     with open_warehouse(settings.warehouse_path) as warehouse:
         _ingest(warehouse, settings)
         built = backfill.build(warehouse, wanted, lambda day: print(f"{day} rolled up"), force=force)
@@ -294,6 +294,14 @@ def _report(broken: Sequence[tuple[date, checks.Finding]]) -> None:
 def _describe(published: publication.Published) -> str:
     figure = published.usd_per_million_tokens
     return f"{published.status}, {'no figure' if figure is None else f'{figure} USD per million tokens'}"
+
+
+def _copy_list_prices(settings: Settings) -> None:
+    """Copy today's list prices; without them the comparison is an older one, and nothing else waits for it."""
+    try:
+        steps.copy_list_prices(settings)
+    except SpotinferenceError as error:
+        print(f"spotinference: no copy of today's list prices, the last one counts: {error}", file=sys.stderr)
 
 
 def _ingest(warehouse: Warehouse, settings: Settings) -> validated.Ingested:

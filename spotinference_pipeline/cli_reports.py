@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from spotinference_pipeline import answers, explanation, public_files, sources
-from spotinference_pipeline.errors import SettingsError
+from spotinference_pipeline.errors import SettingsError, WarehouseError
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_warehouse
@@ -39,6 +39,11 @@ def add_commands(app: typer.Typer, read_settings: Callable[[], Settings]) -> Non
         utc_day, *more = parse_closed_days(day, settings.clock())
         if more:
             raise SettingsError(f"day {day!r}: expected one day, found {1 + len(more)}; explain them one by one")
+        if not settings.warehouse_path.exists():
+            raise WarehouseError(
+                f"warehouse {settings.warehouse_path}: expected built days, found no such file; correct "
+                f"SPOTINFERENCE_DATA_DIR, or run `spotinference build {utc_day}`"
+            )
         with open_warehouse(settings.warehouse_path) as warehouse:
             explained = explanation.explain(warehouse, Storage(settings.published), settings, utc_day)
         print(json.dumps(explained.document(), indent=1) if as_json else "\n".join(explained.screen()))

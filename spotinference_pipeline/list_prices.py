@@ -42,12 +42,14 @@ _NOT_COMPARED = frozenset(
 )
 """What a provider would charge for a request of plain text beside or instead of its prompt and completion tokens."""
 
+Text = Annotated[str, msgspec.Meta(max_length=4_000)]
+
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True):
     """USD per million tokens for requests with so many prompt tokens or more, up to the next tier; the whole request is
     charged at it. `cached_input` is None where cached tokens cost what others do."""
 
-    from_prompt_tokens: Annotated[int, msgspec.Meta(ge=0)]
+    from_prompt_tokens: Annotated[int, msgspec.Meta(ge=0, le=10**15)]
     input: Decimal
     cached_input: Decimal | None
     output: Decimal
@@ -58,15 +60,15 @@ class RawPrice(msgspec.Struct, frozen=True, kw_only=True):
 
     v: Literal[1] = 1
     copied_at: Instant
-    basket: str
-    basket_version: int
-    provider: str
-    model: str
-    name: str
-    package: str
-    package_version: str
+    basket: Text
+    basket_version: Annotated[int, msgspec.Meta(ge=1, le=10**6)]
+    provider: Text
+    model: Text
+    name: Text
+    package: Text
+    package_version: Text
     tiers: tuple[Tier, ...]
-    unpriced: str | None
+    unpriced: Text | None
 
 
 class UnpricedError(Exception):

@@ -40,7 +40,7 @@ class Basket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read_baskets(folder: Path | None = None) -> list[Basket]:
     """Read every basket of a folder, by default the shipped ones, by name.
 
-    Raises: OursError when a file is not in its form, is called otherwise than its basket, or has a member twice.
+    Raises: OursError when a file cannot be read, is not in its form, is called otherwise than its basket, or has a member twice.
     """
     return [_read(path) for path in sorted((folder or shipped.path("baskets")).glob("*.toml"))]
 
@@ -50,6 +50,8 @@ def _read(path: Path) -> Basket:
         basket = msgspec.convert(tomllib.loads(path.read_text()), Basket)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise OursError(f"basket {path}: expected a basket in TOML, found {error}; correct the file") from None
+    except OSError as error:
+        raise OursError(f"basket {path}: expected a readable file, found {error.strerror}; correct it") from None
     if basket.name != path.stem:
         raise OursError(f"basket {path}: expected the name {path.stem!r}, found {basket.name!r}; rename one of them")
     keys = [(member.provider, member.model) for member in basket.members]

@@ -148,7 +148,7 @@ def _publish_day(
     day = utc_day.isoformat()
     document, inputs = draft(warehouse, settings, utc_day, state.last_good_day(day))
     _adopt(target, state, day)
-    _guard_coverage(document, state.newest.get(day), force=force)
+    document = _guard_coverage(document, state.newest.get(day), force=force)
     revised = revision.revise(document, state.newest.get(day), settings.clock())
     files = {"csv": inputs.write_csv().encode(), "parquet": _parquet(inputs)}
     state.inputs |= {f"{ROOT}/inputs/{day}.{form}": content for form, content in files.items()}
@@ -191,15 +191,27 @@ def _check_recomputed(utc_day: date, facts: revision.Facts, recomputed: tuple[An
         )
 
 
-def _guard_coverage(document: revision.Document, newest: revision.Document | None, *, force: bool) -> None:
+def is_published(document: revision.Document, newest: revision.Document) -> bool:
+    """Tell whether a day's newest revision says what its draft does, so that publishing it would change nothing."""
+    return revision.says_the_same(_with_forced_caveats(document, newest), newest)
+
+
+def _with_forced_caveats(document: revision.Document, newest: revision.Document) -> revision.Document:
+    """Give the document with what its newest revision says of minutes that were forced away and are not back."""
+    after = Decimal(document["coverage"]["snapshot"])
+    forced = (_FORCED.fullmatch(caveat) for caveat in newest["caveats"])
+    kept = [match[0] for match in forced if match and Decimal(match[1]) > after]
+    return document | {"caveats": document["caveats"] + kept}
+
+
+def _guard_coverage(document: revision.Document, newest: revision.Document | None, *, force: bool) -> revision.Document:
     """Refuse a day that was published with more minutes seen; a forced one says so in public, until they are back."""
     if newest is None:
-        return
+        return document
+    document = _with_forced_caveats(document, newest)
     day, before, after = document["day"], newest["coverage"]["snapshot"], document["coverage"]["snapshot"]
-    forced = (_FORCED.fullmatch(caveat) for caveat in newest["caveats"])
-    document["caveats"] += [match[0] for match in forced if match and Decimal(match[1]) > Decimal(after)]
     if Decimal(after) >= Decimal(before):
-        return
+        return document
     if not force:
         raise PublicationError(
             f"day {day}: expected a snapshot coverage of at least {before} as published, found {after}; "
@@ -208,6 +220,7 @@ def _guard_coverage(document: revision.Document, newest: revision.Document | Non
     document["caveats"].append(
         f"Coverage was {before} in revision {newest['revision']}: published with less by the operator's order."
     )
+    return document
 
 
 def _read_facts(warehouse: Warehouse, utc_day: date) -> revision.Facts:

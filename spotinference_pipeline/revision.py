@@ -133,7 +133,7 @@ def build_document(utc_day: date, facts: Facts, terms: Terms, last_good_day: str
 
 def revise(document: Document, newest: Document | None, published_at: datetime) -> Document | None:
     """Give the document as the day's next revision; None when the newest one says the same."""
-    if newest is not None and _substance(document) == _substance(newest):
+    if newest is not None and says_the_same(document, newest):
         return None
     return document | {
         "revision": 1 if newest is None else newest["revision"] + 1,
@@ -143,6 +143,11 @@ def revise(document: Document, newest: Document | None, published_at: datetime) 
         if newest is None
         else {"revision": newest["revision"], "usd_per_million_tokens": newest["usd_per_million_tokens"]},
     }
+
+
+def says_the_same(document: Document, newest: Document) -> bool:
+    """Tell whether two documents of a day differ in nothing but their bookkeeping and the program's version."""
+    return _substance(document) == _substance(newest)
 
 
 def encode(document: Any) -> bytes:

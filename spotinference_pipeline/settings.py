@@ -11,12 +11,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import from_json
 
 from spotinference_pipeline.errors import SettingsError
 
 PREFIX = "SPOTINFERENCE_"
 _SECRETS = frozenset({"hyperstack_api_key", "dagster_postgres_url"})
+_FIRST_YEAR, _LAST_YEAR = 2015, 2199
+"""Instants and days outside of these years are typing errors, and some have no day before or after them."""
 
 
 def _utc(instant: object) -> object:
@@ -25,7 +28,19 @@ def _utc(instant: object) -> object:
     parsed = datetime.fromisoformat(instant) if isinstance(instant, str) else instant
     if not isinstance(parsed, datetime) or parsed.tzinfo is None:
         raise ValueError("an instant with a zone, such as 2026-11-23T00:00:00Z")
+    if not _FIRST_YEAR <= parsed.year <= _LAST_YEAR:
+        raise ValueError(f"expected a year from {_FIRST_YEAR} to {_LAST_YEAR}")
     return parsed.astimezone(UTC)
+
+
+def _from_json(given: object) -> object:
+    return from_json(given) if isinstance(given, str) else given
+
+
+_Day = Annotated[date, Field(ge=date(_FIRST_YEAR, 1, 1), le=date(_LAST_YEAR, 12, 31))]
+_ModelName = Annotated[str, Field(pattern=r"\S")]
+_VmId = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
+_Models = Annotated[dict[_ModelName, list[_VmId]], BeforeValidator(_from_json)]
 
 
 class Settings(BaseModel):
@@ -47,11 +62,11 @@ class Settings(BaseModel):
     hyperstack_api_key_file: Path | None = None
     request_log_url: str | None = None
     publish_url: str | None = None
-    models: Json[dict[str, list[int]]] | dict[str, list[int]] = {}
+    models: _Models = {}
     now: Annotated[datetime | None, BeforeValidator(_utc)] = None
     publish_inputs: Literal["by_kind", "by_resource"] = "by_kind"
     dagster_postgres_url: SecretStr | None = None
-    first_day: date | None = None
+    first_day: _Day | None = None
     min_snapshot_coverage: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.95")
     min_exact_usage: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.95")
     min_token_coverage: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.95")

@@ -216,22 +216,26 @@ def _check_parts(day: str, document: dict[str, Any], inputs: pl.DataFrame, serve
 
 
 def _check_counts(day: str, document: dict[str, Any], inputs: pl.DataFrame) -> None:
-    """Hold requests, tokens, models and window against the token lines and the day."""
+    """Hold requests, tokens, models and window against the token lines and the day.
+
+    A model without tokens is published where its machines cost something; of that no token line tells.
+    """
     lines = inputs.filter(pl.col("line") == "tokens")
     counts = ("prompt", "completion", "cached", "reasoning")
     models: dict[str, int] = {}
     for model, prompt, completion in lines.select("model", "prompt_tokens", "completion_tokens").iter_rows():
-        tokens = (prompt or 0) + (completion or 0)
-        models[model or "unknown"] = models.get(model or "unknown", 0) + tokens
+        name = "unknown" if model is None else model
+        models[name] = models.get(name, 0) + (prompt or 0) + (completion or 0)
     window = trailing_window(date.fromisoformat(day))
     expected = {
         "requests": sum(lines["requests"].to_list()),
         "tokens": {name: _known_sum(lines[f"{name}_tokens"]) for name in counts},
-        "by_model": {model: tokens for model, tokens in models.items() if tokens},
+        "by_model": sorted((model, tokens) for model, tokens in models.items() if tokens),
         "window": {"start": format_second(window.start), "end": format_second(window.end), "days": window.days},
     }
     found = {name: document[name] for name in ("requests", "tokens", "window")}
-    found["by_model"] = {entry["model"]: entry["served_tokens"] for entry in document["by_model"]}
+    listed = [(entry["model"], entry["served_tokens"]) for entry in document["by_model"]]
+    found["by_model"] = sorted(entry for entry in listed if entry[1])
     for name, figure in expected.items():
         if found[name] != figure:
             raise VerificationError(

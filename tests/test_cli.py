@@ -110,6 +110,18 @@ def test_build_reads_what_is_new_and_leaves_a_copy_for_analysts(desk: Desk) -> N
         assert copy.execute("select count(*) from metric.cost_per_mtok").fetchone() == (2,)
 
 
+@pytest.mark.parametrize("command", [("ingest",), ("build", DAYS)])
+def test_list_prices_that_cannot_be_copied_are_told_and_keep_nothing_else(desk: Desk, command: tuple[str, ...]) -> None:
+    (desk.data_dir / "raw" / "list_prices").write_text("a file where a folder should be")
+    done = desk.type(*command)
+    assert done.exit_code == 0
+    assert re.fullmatch(
+        r"spotinference: no copy of today's list prices, the last one counts: raw file .*\n", done.stderr
+    )
+    with open_warehouse(desk.warehouse) as warehouse:
+        assert warehouse.query("select count(*) from validated.requests").item() == 2
+
+
 def test_build_says_which_rule_is_broken_and_ends_with_3(built: Desk) -> None:
     with open_warehouse(built.warehouse) as warehouse:
         warehouse.execute("update validated.ingested_files set rows_read = rows_read + 1")
@@ -575,7 +587,7 @@ def test_explain_gives_programs_the_same(built: Desk) -> None:
         "1440.000000000000",
     )
     assert len(found["lines"]) == len(shown)
-    assert {frozenset(line) for line in found["lines"]} == {frozenset({"name", "figure", "source"})}
+    assert {frozenset(line) for line in found["lines"]} == {frozenset({"name", "figure", "unit", "source"})}
 
 
 @pytest.mark.parametrize(
@@ -594,6 +606,15 @@ def test_explain_of_a_day_without_figures_is_one_line(built: Desk, day: str, cod
     assert ended.stderr.count("\n") == 1
 
 
+def test_explain_makes_no_warehouse_where_there_is_none(desk: Desk, tmp_path: Path) -> None:
+    ended = desk.main("explain", "2026-11-22", SPOTINFERENCE_DATA_DIR=str(tmp_path / "mistyped"))
+    assert ended.code == 1
+    assert re.fullmatch(
+        r"spotinference: warehouse .*/mistyped/warehouse\.duckdb: .*, found no such file; .*\n", ended.stderr
+    )
+    assert not (tmp_path / "mistyped").exists()
+
+
 def test_models_have_a_cost_where_the_setting_says_which_machines_serve_them(desk: Desk) -> None:
     models = {"SPOTINFERENCE_MODELS": '{"llama": [11], "spare": [12]}'}
     assert desk.type("build", DAYS, **models).exit_code == 0
@@ -603,6 +624,8 @@ def test_models_have_a_cost_where_the_setting_says_which_machines_serve_them(des
         ("llama", "1440.000000000000"),
         ("spare", None),
     ]
+    verified = desk.type("verify", str(desk.published))
+    assert (verified.exit_code, verified.stderr) == (0, "")
     assert desk.type("build", DAYS).exit_code == 0
     desk.type("publish", SPOTINFERENCE_NOW="2026-11-24T02:10:00Z")
     latest = json.loads((desk.published / "economics" / "latest.json").read_bytes())

@@ -1,6 +1,7 @@
 """The documentation, kept true: commands, options, settings and tables that it names are there."""
 
 import dataclasses
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 import typer.main
 from spotinference_proxy.settings import Settings as ProxySettings
 
-from spotinference_pipeline import cli
+from spotinference_pipeline import cli, revision
 from spotinference_pipeline.settings import PREFIX, Settings
 from spotinference_pipeline.warehouse import SQL_DIR, describe_tables
 
@@ -148,6 +149,16 @@ def test_every_sql_file_names_a_heading_of_the_method_that_is_there() -> None:
     }
     assert len(named) > 8
     assert [(file, heading) for file, heading in sorted(named) if heading not in headings] == []
+
+
+def test_the_reasons_for_a_revision_are_told_in_the_order_in_which_they_are_given() -> None:
+    text = (ROOT / "docs" / "publication.md").read_text()
+    table = text[text.index("| reason | when |") : text.index("The first that applies")]
+    given = re.findall(r'return "(\w+)"', inspect.getsource(revision._reason))
+    assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == given
+    schema = json.loads((ROOT / "site" / "schema" / "revision.json").read_text())
+    (told,) = re.findall(r"The first that applies is given\. (.*?) in the schema and not given yet", text)
+    assert set(re.findall(r"`(\w+)`", told)) == set(schema["properties"]["reason"]["enum"]) - set(given)
 
 
 def test_every_table_of_the_schema_has_a_comment() -> None:

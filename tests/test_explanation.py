@@ -31,24 +31,37 @@ def line(of: Explanation, name: str) -> Line:
     return found
 
 
-def number(text: str) -> Decimal:
-    (found,) = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
-    return Decimal(found.replace(",", ""))
-
-
 def test_the_parts_add_up_to_paid_and_the_tokens_to_served(explained: Explanation) -> None:
-    parts = [number(each.figure) for each in explained.lines if "cost_kind = " in each.source]
+    parts: list[Any] = [each.figure for each in explained.lines if "cost_kind = " in each.source]
     assert parts == [42, 21, 7]
-    assert sum(parts) == number(line(explained, "= paid").figure)
-    tokens = [number(line(explained, f"+ {name}").figure) for name in ("prompt", "completion")]
+    assert sum(parts) == line(explained, "= paid").figure
+    tokens: list[Any] = [line(explained, f"+ {name}").figure for name in ("prompt", "completion")]
     assert tokens == [5_600_000, 1_400_000]
-    assert sum(tokens) == number(line(explained, "= served").figure)
+    assert sum(tokens) == line(explained, "= served").figure
+
+
+def test_programs_get_numbers_without_padding_and_the_unit_beside(explained: Explanation) -> None:
+    found = {each["name"]: (each["figure"], each["unit"]) for each in explained.document()["lines"]}
+    assert found["+ busy"] == ("42.000000000000000", "USD")
+    assert found["= paid"] == ("70.000000000000000", "USD")
+    assert found["= served"] == (7_000_000, "tokens")
+    assert found["figure"] == ("10.000000000000", "USD per million")
+    assert found["of tokens"] == (None, None)
+    assert found["status"] == ("provisional", None)
+
+
+def test_people_get_numbers_below_each_other(explained: Explanation) -> None:
+    rows = {row[:12].strip(): row[12:62].rstrip() for row in explained.screen()}
+    assert rows["= paid"] == "      70.000000000000000 USD"
+    assert rows["= served"] == "                 7000000 tokens"
+    assert rows["figure"] == "         10.000000000000 USD per million"
+    assert rows["of tokens"] == "unknown"
 
 
 def test_the_shown_division_gives_the_figure(explained: Explanation) -> None:
     figure = line(explained, "figure")
     million, paid, served = map(Decimal, re.findall(r"(\d+) \* ([\d.]+) / (\d+)", figure.source)[0])
-    assert million * paid / served == number(figure.figure) == Decimal("10")
+    assert million * paid / served == figure.figure == Decimal("10")
     assert explained.usd_per_million_tokens == "10.000000000000"
 
 
@@ -90,7 +103,9 @@ def test_coverage_and_books_are_what_the_named_columns_hold(
         shown = line(found, name)
         table, named = columns(shown.source)
         held = scratch.query(f"from {table} where utc_day = $day", {"day": DAY}).row(0, named=True)
-        numbers = [Decimal(each) for each in re.findall(r"-?\d+(?:\.\d+)?", shown.figure.replace(" of 7 days", ""))]
+        numbers = [
+            Decimal(each) for each in re.findall(r"-?\d+(?:\.\d+)?", str(shown.figure).replace(" of 7 days", ""))
+        ]
         assert numbers == [held[column] for column in named]
 
 
@@ -116,14 +131,45 @@ def test_the_published_revision_and_the_last_good_day_are_named(
     target = Storage(settings.published)
     fill_week(scratch, days=2)
     publication.publish(scratch, target, settings)
+    found = explain(scratch, target, settings, DAY)
+    assert (found.published_revision, found.is_published) == (1, True)
+    assert found.lines[0].source == "2026-11-16T00 to 2026-11-23T00 UTC, published as days/2026-11-22/r1.json"
     scratch.execute("update metric.figures set snapshot_coverage_ratio = 0.5 where utc_day = $day", {"day": DAY})
     found = explain(scratch, target, settings, DAY)
-    assert found.published_revision == 1
-    assert found.lines[0].source == "2026-11-16T00 to 2026-11-23T00 UTC, published as days/2026-11-22/r1.json"
+    assert (found.published_revision, found.is_published) == (1, False)
+    assert found.lines[0].source.endswith(" UTC, not published yet; r1 says $10.00, provisional")
     assert (found.status, found.usd_per_million_tokens) == ("withheld", None)
     assert found.lines[0].figure == "10.00 computed, withheld"
     assert line(found, "status").source.endswith("the last good day is 2026-11-21")
     assert line(found, "bounds").figure == "unknown to unknown"
+
+
+def test_figures_under_other_settings_are_not_called_published(
+    scratch: Warehouse, fill_week: Make, settings_in: Callable[..., Settings]
+) -> None:
+    target = Storage(settings_in().published)
+    fill_week(scratch)
+    publication.publish(scratch, target, settings_in())
+    strict = settings_in(min_snapshot_coverage="1")
+    scratch.execute("update metric.figures set snapshot_coverage_ratio = 0.99")
+    (published,) = publication.publish(scratch, target, strict, force=True)
+    assert (published.revision, published.status) == (2, "withheld")
+    assert explain(scratch, target, strict, DAY).lines[0].source.endswith("published as days/2026-11-22/r2.json")
+    found = explain(scratch, target, settings_in(), DAY)
+    assert found.lines[0].figure == "$10.00 per million tokens, provisional"
+    assert found.lines[0].source.endswith(" UTC, not published yet; r2 says withheld")
+
+
+@pytest.mark.parametrize("name", ["history.json", "days/2026-11-22/r1.json"])
+def test_a_published_file_that_is_damaged_is_named(
+    scratch: Warehouse, fill_week: Make, settings_in: Callable[..., Settings], name: str
+) -> None:
+    target = Storage(settings_in().published)
+    fill_week(scratch)
+    publication.publish(scratch, target, settings_in())
+    target.write(f"economics/{name}", b"{")
+    with pytest.raises(PublicationError, match=f"economics/{name}: expected JSON as it was published"):
+        explain(scratch, target, settings_in(), DAY)
 
 
 def test_books_and_invoices_are_unknown_or_told_in_dollars(
@@ -146,7 +192,7 @@ def test_nothing_served_is_nothing_to_divide(
         scratch.build_day(table, DAY)
     found = explain(scratch, Storage(settings_in().published), settings_in(), DAY)
     assert line(found, "figure").figure == "nothing to divide"
-    assert line(found, "+ prompt").figure == "unknown"
+    assert (line(found, "+ prompt").figure, line(found, "+ prompt").shown()) == (None, "unknown")
     assert "no tokens were served" in line(found, "status").source
 
 

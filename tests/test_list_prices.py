@@ -323,17 +323,46 @@ def tiers(*starts: int, rate: str = "1") -> list[dict[str, Any]]:
         (framed(tiers=tiers(0, rate="NaN")), "expected rates from 0"),
         (framed(tiers=tiers(0, rate="1e30")), "expected rates from 0"),
         (framed(basket_version=0), "basket_version"),
+        (framed(basket_version=10**30), "list price: "),
+        (framed(tiers=tiers(0, 10**30)), "list price: "),
+        (framed(name="M" * 20_000), "list price: "),
+        (
+            framed(copied_at="2026-11-21T23:59:59Z"),
+            "expected a copy of 2026-11-22 as the file's name says, found one of",
+        ),
+        (framed(copied_at="0001-01-01T00:00:00+05:00"), "expected a copy of 2026-11-22 as the file's name says"),
     ],
 )
-def test_a_line_that_is_no_price_is_quarantined_and_the_others_count(
+def test_a_copy_with_a_line_that_is_no_price_counts_as_none(
     scratch: Warehouse, data_dir: Path, folder: Path, line: bytes, reason: str
 ) -> None:
     folder.mkdir(parents=True)
     (folder / "2026-11-22.jsonl").write_bytes(line + framed(model="good"))
     done = ingest(scratch, data_dir)
-    assert (done.rows_read, done.rows_accepted, done.rows_quarantined) == (2, 1, 1)
-    assert reason in scratch.query("select reason from validated.quarantine").item()
-    assert scratch.query("select model from validated.list_prices")["model"].to_list() == ["good"]
+    assert (done.rows_read, done.rows_accepted, done.rows_quarantined) == (2, 0, 2)
+    reasons = scratch.query("select reason from validated.quarantine order by source_line")["reason"].to_list()
+    assert reason in reasons[0]
+    assert reasons[1] == "list price: expected a copy without damage, found line 1 of it refused"
+    assert scratch.query("from validated.list_prices").is_empty()
+
+
+def test_a_damaged_line_takes_no_rival_out_of_the_comparison(
+    scratch: Warehouse, data_dir: Path, folder: Path, insert: Insert
+) -> None:
+    members = [basket(member(model="dear"), member(model="cheap"))]
+    for back in (1, 0):
+        list_prices.copy_prices(folder, MORNING - timedelta(days=back), fixed("0.2.3", "1"), members)
+    newest = folder / "2026-11-22.jsonl"
+    content = newest.read_bytes()
+    newest.chmod(0o600)
+    newest.write_bytes(content.replace(b'"model":"cheap"', b'"model":"chewp"'))
+    ingest(scratch, data_dir)
+    insert(scratch, "rollup.request_size_days", [{"utc_day": DAY, "prompt_tokens": 8, "requests": 1}])
+    for table in ("metric.list_price_comparison", "metric.list_price_baskets"):
+        scratch.build_day(table, DAY)
+    (basket_row,) = scratch.query("from metric.list_price_baskets").rows(named=True)
+    found = [basket_row[name] for name in ("as_of", "members", "min_usd_per_million_tokens")]
+    assert found == [date(2026, 11, 21), 2, Decimal("1")]
 
 
 def test_an_empty_copy_is_told_and_a_second_ingest_reads_nothing(
@@ -341,7 +370,9 @@ def test_an_empty_copy_is_told_and_a_second_ingest_reads_nothing(
 ) -> None:
     folder.mkdir(parents=True)
     (folder / "2026-11-22.jsonl").write_bytes(b"")
-    (folder / "2026-11-23.jsonl").write_bytes(framed() + framed(model="none", tiers=[], unpriced="gone"))
+    tomorrow = {"copied_at": "2026-11-23T09:30:00Z"}
+    unpriced = framed(model="none", tiers=[], unpriced="gone", **tomorrow)
+    (folder / "2026-11-23.jsonl").write_bytes(framed(**tomorrow) + unpriced)
     (folder / "notes.jsonl").write_bytes(b"not ours")
     assert ingest(scratch, data_dir).files == 2
     assert "empty file" in scratch.query("select reason from validated.quarantine").item()

@@ -23,6 +23,7 @@ from spotinference_sim.simulators import API_KEY, Simulators
 
 from spotinference_pipeline import checks, raw, shipped, transform, verification, warehouse
 from spotinference_pipeline.orchestration import automation, definitions, drawings, freshness
+from spotinference_pipeline.orchestration.price_asset import COPIED
 from spotinference_pipeline.pacing import was_asked
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
@@ -289,9 +290,9 @@ def test_everything_that_opens_the_warehouse_is_in_the_pool_of_one(empty: Graph)
 
 def test_every_rule_is_a_check_that_blocks_or_warns(empty: Graph) -> None:
     specs = [empty.assets.get_check_spec(key) for key in empty.assets.asset_check_keys]
-    assert {spec.name for spec in specs} == set(checks.describe())
+    assert {spec.name for spec in specs} == {*checks.describe(), COPIED}
     assert all(spec.description for spec in specs)
-    assert {spec.name for spec in specs if not spec.blocking} == checks.WARNINGS
+    assert {spec.name for spec in specs if not spec.blocking} == {*checks.WARNINGS, COPIED}
 
 
 def test_what_is_paid_on_a_day_depends_on_the_inputs_of_its_seven_days(empty: Graph) -> None:
@@ -668,6 +669,19 @@ def test_a_broken_rule_stops_before_anything_is_published(copy: Graph) -> None:
     assert failed[0].metadata["broken_rows"].value == 1
     assert not Path(copy.settings.published).exists()
     assert copy.materializations("publication/economics") == []
+
+
+def test_a_day_is_read_and_published_also_where_list_prices_cannot_be_copied(copy: Graph) -> None:
+    shutil.rmtree(copy.settings.list_prices_dir)
+    copy.settings.list_prices_dir.write_text("a file where a folder should be")
+    shutil.rmtree(copy.settings.published)
+    done = copy.build(LAST, LAST)
+    assert done.success
+    (failed,) = (check for check in done.get_asset_check_evaluations() if not check.passed)
+    assert (failed.check_name, failed.blocking) == (COPIED, False)
+    assert failed.severity is dg.AssetCheckSeverity.WARN
+    assert "could not be written, found File exists" in (failed.description or "")
+    assert copy.published(LAST)["usd_per_million_tokens"] is not None
 
 
 def test_a_day_without_the_days_before_it_is_refused_rather_than_published_too_cheap(copy: Graph) -> None:

@@ -229,7 +229,28 @@ def test_models_are_shown_by_their_tokens_and_the_rest_is_counted() -> None:
 def test_a_model_without_dollars_is_a_dash_and_says_why() -> None:
     text = index()
     assert models(text) == [["<bdi>m</bdi>", "1", "–"]]
-    assert "No dollars (–) where it is not known which machines serve which model." in text
+    assert reasons(text) == [" where it is not known which machines serve which model."]
+
+
+def reasons(text: str) -> list[str]:
+    return re.findall(r"No dollars \(–\)(.*)</p>", text)
+
+
+def test_machines_that_are_known_are_not_called_unknown() -> None:
+    busy, spare = (
+        {"model": f"m{tokens}", "served_tokens": tokens, "usd_per_million_tokens": None, "paid_usd": "1.5"}
+        for tokens in (7, 0)
+    )
+    held, nothing = (
+        " per million tokens while the day's figure is withheld.",
+        " per million tokens for a model that served none.",
+    )
+    assert reasons(index(withheld() | {"by_model": [busy]})) == [held]
+    assert reasons(index(a_day(by_model=[spare]))) == [nothing]
+    assert reasons(index(withheld() | {"by_model": [busy, spare]})) == [held, nothing]
+    unknown = busy | {"paid_usd": None}
+    told = [" where it is not known which machines serve which model.", nothing]
+    assert reasons(index(withheld() | {"by_model": [unknown, spare]})) == told
 
 
 def test_names_of_models_cannot_turn_the_line_around() -> None:

@@ -65,6 +65,12 @@ def test_a_basket_that_is_not_in_its_form_is_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_a_basket_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").mkdir()
+    with pytest.raises(OursError, match=r"small\.toml: expected a readable file, found Is a directory; correct it"):
+        price_baskets.read_baskets(tmp_path)
+
+
 def test_the_shipped_baskets_are_the_named_ones_and_every_member_has_a_price(tmp_path: Path) -> None:
     baskets = price_baskets.read_baskets()
     assert [(basket.name, len(basket.members)) for basket in baskets] == [("frontier", 6), ("open_70b_serverless", 12)]

@@ -183,11 +183,43 @@ def test_an_instant_that_is_told_to_be_unknown_is_the_machine_s() -> None:
         ("MIN_SNAPSHOT_COVERAGE", "-1"),
         ("HYPERSTACK_URL", "notaurl"),
         ("HYPERSTACK_URL", "http://[bad"),
+        ("NOW", "0001-01-01T00:00:00Z"),
+        ("NOW", "0001-01-01T00:00:00+05:00"),
+        ("NOW", "9999-12-31T23:59:59-05:00"),
+        ("NOW", "2014-12-31T23:59:59Z"),
+        ("FIRST_DAY", "0001-01-01"),
+        ("FIRST_DAY", "9999-12-31"),
+        ("MODELS", '{"a": [99999999999999999999]}'),
+        ("MODELS", '{"a": [9223372036854775808]}'),
+        ("MODELS", '{"a": [true]}'),
+        ("MODELS", '{"a": [1.0]}'),
+        ("MODELS", '{"a": ["1"]}'),
+        ("MODELS", '{"a": [0]}'),
+        ("MODELS", '{"a": [-1]}'),
+        ("MODELS", '{"": [1]}'),
+        ("MODELS", '{" ": [1]}'),
+        ("MODELS", "[1]"),
+        ("MODELS", "[" * 5000),
     ],
 )
 def test_a_setting_out_of_its_range_is_named(name: str, text: str) -> None:
-    with pytest.raises(SettingsError, match=f"SPOTINFERENCE_{name}"):
+    with pytest.raises(SettingsError, match=f"SPOTINFERENCE_{name}: .*, found .*; see .env.example") as refused:
         settings.read({f"SPOTINFERENCE_{name}": text})
+    assert "\n" not in str(refused.value)
+
+
+def test_ids_of_machines_and_days_reach_to_their_limits() -> None:
+    models = f'{{"a": [1, {2**63 - 1}]}}'
+    found = settings.read({"SPOTINFERENCE_MODELS": models, "SPOTINFERENCE_NOW": "2199-12-31T23:59:59Z"})
+    assert found.models == {"a": [1, 2**63 - 1]}
+    assert settings.read({"SPOTINFERENCE_NOW": "2015-01-01T00:00:00Z"}).clock().year == 2015
+
+
+def test_machines_in_a_toml_file_are_told_what_is_wrong_with_them(tmp_path: Path) -> None:
+    config = tmp_path / "spotinference.toml"
+    config.write_text("[spotinference_models]\notter = [-7]\n")
+    with pytest.raises(SettingsError, match=r"SPOTINFERENCE_MODELS: .*greater than or equal to 1, found '-7'"):
+        settings.read({"SPOTINFERENCE_CONFIG": str(config)})
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"two\nlines"])

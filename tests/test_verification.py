@@ -242,6 +242,10 @@ def move_a_dollar(document: dict[str, Any]) -> None:
     parts["idle"], parts["busy"] = (f"{Decimal(parts['idle']) - 1:f}", f"{Decimal(parts['busy']) + 1:f}")
 
 
+def a_model(name: str, tokens: int) -> dict[str, Any]:
+    return {"model": name, "served_tokens": tokens, "usd_per_million_tokens": None, "paid_usd": "1.000000000000000"}
+
+
 @pytest.mark.parametrize(
     ("change", "pattern"),
     [
@@ -250,6 +254,8 @@ def move_a_dollar(document: dict[str, Any]) -> None:
         (lambda document: document.update(requests=document["requests"] + 1), "requests: the published inputs give"),
         (lambda document: document["tokens"].update(prompt=1), "tokens: the published inputs give"),
         (lambda document: document["by_model"].pop(), "by_model: the published inputs give"),
+        (lambda document: document["by_model"].append(a_model("llama", 1)), "by_model: the published inputs give"),
+        (lambda document: document["by_model"].append(a_model("new", 1)), "by_model: the published inputs give"),
         (lambda document: document["window"].update(start="2026-01-01T00:00:00Z"), "window: the published inputs give"),
     ],
 )
@@ -262,6 +268,11 @@ def test_whatever_follows_from_the_inputs_is_worked_out_again(
 
 def test_a_forger_who_changes_nothing_is_not_accused(public: Storage) -> None:
     forge(public, lambda _: None)
+    verify(public)
+
+
+def test_a_model_that_cost_something_and_served_nothing_is_no_lie(public: Storage) -> None:
+    forge(public, lambda document: document["by_model"].append(a_model("spare", 0)))
     verify(public)
 
 
@@ -279,6 +290,14 @@ def test_other_inputs_give_another_sum(public: Storage) -> None:
     frame = pl.read_parquet(public.read(PARQUET))
     swap_inputs(public, frame.filter(pl.col("cost_kind").is_null() | (pl.col("cost_kind") != "busy")))
     rejects(public, "^2026-11-22 paid_usd: the published queries give 28.000000000000000, the revision says 70.0")
+
+
+def test_a_model_without_a_name_is_not_one_that_is_unknown(public: Storage) -> None:
+    unnamed = pl.when(pl.col("model") == "llama").then(pl.lit("")).otherwise(pl.col("model")).alias("model")
+    swap_inputs(public, pl.read_parquet(public.read(PARQUET)).with_columns(unnamed))
+    rejects(public, "^2026-11-22 by_model: the published inputs give")
+    forge(public, lambda document: document["by_model"][-1].update(model=""))
+    verify(public)
 
 
 @pytest.mark.parametrize("line", ["cost", "tokens"])

@@ -2,11 +2,13 @@
 
 import dagster as dg
 
+from spotinference_pipeline.errors import SpotinferenceError
 from spotinference_pipeline.orchestration import reports, steps
-from spotinference_pipeline.orchestration.assets import OWNERS, POOL
+from spotinference_pipeline.orchestration.assets import OWNERS, POOL, Results
 from spotinference_pipeline.settings import Settings
 
 LIST_PRICES = dg.AssetKey(["raw", "list_prices"])
+COPIED = "list_prices_are_copied"
 
 
 def build_list_prices(settings: Settings) -> dg.AssetsDefinition:
@@ -19,11 +21,22 @@ def build_list_prices(settings: Settings) -> dg.AssetsDefinition:
         kinds={"json", "python"},
         description=(
             "Our own copy of hosted APIs' list prices, one file a UTC day, from the pinned genai-prices, without network. A day "
-            "that has its copy is left alone, so that history never reprices itself."
+            "that has its copy is left alone, so that history never reprices itself. Where none can be made, the last one counts "
+            "and everything else goes on."
         ),
+        check_specs=[
+            dg.AssetCheckSpec(
+                COPIED, asset=LIST_PRICES, description="Today has its copy of list prices; else why it has none."
+            )
+        ],
         pool=POOL,
     )
-    def copy_list_prices(context: dg.AssetExecutionContext) -> None:
-        reports.record_list_prices(context, steps.copy_list_prices(settings))
+    def copy_list_prices() -> Results:
+        path, problem = None, None
+        try:
+            path = steps.copy_list_prices(settings)
+        except SpotinferenceError as error:
+            problem = str(error)
+        yield reports.copied_list_prices(path, problem)
 
     return copy_list_prices

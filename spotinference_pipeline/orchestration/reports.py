@@ -79,11 +79,11 @@ def record_books(context: dg.AssetExecutionContext, books: Sequence[Fetched]) ->
         )
 
 
-def record_list_prices(context: dg.AssetExecutionContext, path: Path | None) -> None:
-    """Put the day's copy beside the asset, or that there was one."""
-    context.add_asset_metadata(
-        {"file": "today has its copy"} if path is None else {"file": dg.MetadataValue.path(str(path))}
-    )
+def copied_list_prices(path: Path | None, problem: str | None) -> dg.MaterializeResult[Any]:
+    """Report the day's copy, or that there was one, or as a broken rule that only warns why there is none."""
+    file = dg.MetadataValue.path(str(path)) if path else problem or "today has its copy"
+    result = dg.AssetCheckResult(passed=problem is None, severity=dg.AssetCheckSeverity.WARN, description=problem)
+    return dg.MaterializeResult(metadata={"file": file}, check_results=[result])
 
 
 def column_lineage(table: str) -> dict[str, dg.TableColumnLineage | dg.TableSchema]:
