@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from spotinference_pipeline import ledger, transform, wakes
 from spotinference_pipeline.warehouse import SQL_DIR, VIEWS, Warehouse, open_scratch, open_warehouse
+from spotinference_pipeline.windows import BOUNDED_DAYS, TRAILING_DAYS
 
 DAY = date(2026, 11, 22)
 CASES = Path(__file__).parent / "sql"
@@ -112,6 +113,16 @@ def test_a_tables_sql_gives_exactly_the_columns_of_the_schema(file: Path, scratc
     decimals = {name: kind for name, kind in declared if kind.startswith("DECIMAL")}
     assert {name: kind for name, kind in found if name in decimals} == decimals
     assert not any(kind in ("DOUBLE", "FLOAT", "HUGEINT") for _, kind in found)
+
+
+def test_only_bounds_read_days_before_the_window_and_no_more_than_are_built_again() -> None:
+    asked = {
+        file.stem: {int(days) for days in re.findall(r"as date\) - interval (\d+) days?\b", file.read_text())}
+        for file in SQL_FILES
+        if file.parent.name == "metric"
+    }
+    assert {max(days, default=0) for name, days in asked.items() if name != "bounds"} <= {0, 6, TRAILING_DAYS}
+    assert max(asked["bounds"]) == BOUNDED_DAYS
 
 
 def test_no_column_of_any_table_is_a_binary_float(scratch: Warehouse) -> None:
