@@ -565,6 +565,8 @@ comment on column rollup.log_days.segments is 'that began on the day';
 comment on column rollup.log_days.lost_segments is
 'gaps in the chains of segments that touch the day: what is there names one before it that nobody has read';
 comment on column rollup.log_days.changed_segments is 'that are not what they were when they were sealed';
+comment on column rollup.log_days.rows_missing is
+'lines that numbers or seals of these segments tell of and that are not there or cannot be read, or cannot be true';
 comment on column rollup.log_days.unended_requests is 'begun on the day, and neither ended nor given up in any segment';
 comment on column rollup.log_days.dark_vms is
 'machines that were on in a hole of the log which their counters do not bridge: what they made then is unknown';

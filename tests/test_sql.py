@@ -263,7 +263,9 @@ _VIEWED: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/St_Johns"])
-def test_a_view_says_the_same_in_every_readers_time_zone(zone: str, tmp_path: Path, insert: Callable[..., None]) -> None:
+def test_a_view_says_the_same_in_every_readers_time_zone(
+    zone: str, tmp_path: Path, insert: Callable[..., None]
+) -> None:
     path = tmp_path / "analyst.duckdb"
     with open_warehouse(path) as warehouse:
         for table, rows in _VIEWED.items():
