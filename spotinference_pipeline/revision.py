@@ -284,9 +284,15 @@ def _caveats(utc_day: date, facts: Facts, terms: Terms) -> list[str]:
 
 
 def _token_caveats(coverage: Mapping[str, Any]) -> list[str]:
-    if not coverage["engine_lives"]:
-        return ["The log of requests was not held against vLLM's own counters: none are known."]
     caveats = []
+    segments, rows = coverage["lost_segments"], coverage["rows_missing"]
+    if segments or rows:
+        caveats.append(
+            f"The log of requests tells of its own losses: {segments:,} segments and {rows:,} rows are missing in it, "
+            "and with them the tokens of their requests."
+        )
+    if not coverage["engine_lives"]:
+        return [*caveats, "The log of requests was not held against vLLM's own counters: none are known."]
     if _UNEXPLAINED * coverage["unexplained_tokens"] > coverage["engine_tokens"]:
         caveats.append(
             f"vLLM's own counters and the log of requests differ by {coverage['unexplained_tokens']:,} of "

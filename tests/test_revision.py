@@ -83,6 +83,8 @@ COVERAGE = {
     "unexplained_tokens": 0,
     "token_coverage_ratio": Decimal("0.998700"),
     "witnessed_ratio": Decimal("1.000000"),
+    "lost_segments": 0,
+    "rows_missing": 0,
 }
 BOUNDS = {
     "inside_usd": Decimal("411.845678901000000"),
@@ -286,6 +288,15 @@ def test_caveats_say_what_the_engines_counters_do_not_confirm(coverage: dict[str
     caveats = [caveat for caveat in build(coverage=coverage)["caveats"] if "vLLM's own counters" in caveat]
     assert [said in caveat for caveat in caveats if said] == ([True] if said else [])
     assert bool(caveats) == bool(said)
+
+
+@pytest.mark.parametrize("engine_lives", [0, 9])
+def test_a_caveat_says_what_the_log_itself_tells_is_missing(engine_lives: int) -> None:
+    for segments, rows in ((0, 1_288), (3, 0)):
+        lost = {"engine_lives": engine_lives, "lost_segments": segments, "rows_missing": rows}
+        told = f"tells of its own losses: {segments} segments and {rows:,} rows are missing in it"
+        assert any(told in caveat for caveat in build(coverage=lost)["caveats"])
+    assert not any("its own losses" in caveat for caveat in build(coverage={"engine_lives": engine_lives})["caveats"])
 
 
 def bounds_of(inside: str, most: str | None, exact: int, largest: int | None) -> dict[str, str | None]:
