@@ -34,6 +34,8 @@ _SHOWN_COVERAGE = Decimal("0.0001")
 _UNEXPLAINED = 500
 """One token in so many is told of, as in sql/check/log_agrees_with_the_engines.sql."""
 _WITNESSED = Decimal("0.99")
+_SEEN_BY_REQUESTS = ("busy", "cold_start")
+"""Kinds of cost that only requests and probes of a machine tell apart from idle time."""
 _BOOKKEEPING = ("revision", "reason", "published_at", "previous")
 
 Document = dict[str, Any]
@@ -102,7 +104,7 @@ def build_document(utc_day: date, facts: Facts, terms: Terms, last_good_day: str
         "served_tokens": facts.cost["served_tokens"],
         "requests": facts.cost["requests"],
         "tokens": {name: facts.cost[f"{name}_tokens"] for name in ("prompt", "completion", "cached", "reasoning")},
-        "usd_per_million_by_part": {kind: None if withheld else _text(facts.parts.get(kind)) for kind in KINDS},
+        "usd_per_million_by_part": {kind: None if withheld else _part(facts, kind) for kind in KINDS},
         "by_model": [_model(row, withheld=withheld) for row in facts.models],
         "figures": _figures(facts.figures, facts.percentiles, withheld=withheld),
         "coverage": {
@@ -221,6 +223,13 @@ def _bound(usd: Decimal, tokens: int | None, rounding: str) -> str | None:
     return f"{(10**6 * usd / tokens).quantize(BOUND_UNIT, rounding):f}" if tokens else None
 
 
+def _part(facts: Facts, kind: str) -> str | None:
+    """Give a part of the number; null where all of it may be in `idle`, as the log names no machine that was busy or cold."""
+    part = facts.parts.get(kind)
+    is_unknown = kind in _SEEN_BY_REQUESTS and not part and facts.figures["unplaced_tokens"]
+    return None if is_unknown else _text(part)
+
+
 def _model(row: Mapping[str, Any], *, withheld: bool) -> dict[str, Any]:
     return {
         "model": row["model"],
@@ -275,6 +284,11 @@ def _caveats(utc_day: date, facts: Facts, terms: Terms) -> list[str]:
         caveats.append(
             f"{unmeasured:,} of {facts.figures['answered_requests']:,} answered requests ended without vLLM's final usage: "
             "tokens it did not report are not counted, so the true figure is at most this high on their account."
+        )
+    if unplaced := facts.figures["unplaced_tokens"]:
+        caveats.append(
+            f"The log of requests names no machine for {unplaced:,} of {facts.cost['served_tokens']:,} tokens: when it was busy "
+            "or starting is not known, so that time is in idle, and duty cycle, cold starts and break-even are not given."
         )
     caveats += _token_caveats(facts.coverage)
     host = urlsplit(terms.hyperstack_url).hostname
