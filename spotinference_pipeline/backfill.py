@@ -1,7 +1,8 @@
 """Days in order through books, rollups, metrics and checks: what the daily jobs do, for any days, by hand.
 
-Owns the order and what a late change touches: a day's rollup is part of the seven windows that contain it, so the
-metrics of the six days after it are built again when they exist. Dagster orders the same steps by partitions instead.
+Owns the order and what a late change touches: a day's rollup is part of the seven windows that contain it and of the
+bounds of three more, so the metrics of the nine days after it are built again when they exist. Dagster orders the same
+steps by partitions instead.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from spotinference_pipeline.reconciliation import Fetched
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_warehouse
-from spotinference_pipeline.windows import ONE_DAY, TRAILING_DAYS, Window, days_between, month_window
+from spotinference_pipeline.windows import Window, days_between, days_resting_on, month_window
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,9 @@ def build(
     *,
     force: bool = False,
 ) -> list[BuiltDay]:
-    """Build the rollups of the given days, then the metrics of every window that contains one of them.
+    """Build the rollups of the given days, then the metrics of every day that rests on one of them.
 
-    Windows after the given days are rebuilt only where they were built before. Twice gives the same rows.
+    Days after the given ones are rebuilt only where they were built before. Twice gives the same rows.
     Raises: WarehouseError when a day would lose minutes that it had, unless forced.
     """
     for day in sorted(days):
@@ -106,8 +107,7 @@ def build(
             transform.build_rollups(warehouse, day, force=force)
         progress(day)
     built = set(warehouse.query("select utc_day from metric.cost_per_mtok")["utc_day"].to_list())
-    later = {day + offset * ONE_DAY for day in days for offset in range(TRAILING_DAYS)} & built
-    windows = sorted(set(days) | later)
+    windows = sorted(set(days) | (days_resting_on(days) & built))
     for day in windows:
         with warehouse.transaction():
             transform.build_metrics(warehouse, day)

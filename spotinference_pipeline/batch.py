@@ -80,15 +80,18 @@ class Batch:
         self._quarantine(file, line, position, table, reason, content.decode(errors="replace"))
 
     def flag(self, file: str, line: int, position: str, table: str, reason: str) -> None:
-        """Note a fault of the file as a whole; no row is lost by it, so none is counted."""
+        """Note a fault by which no row is lost, so none is counted: of the file as a whole, or of a row's detail."""
         self.quarantine.append((file, line, position, table, reason, ""))
 
     def frame(self, table: str) -> pl.DataFrame:
-        """Give the table's rows that keep its contract; the others go to quarantine."""
+        """Give the table's rows that keep its contract, without details that cannot be; the others go to quarantine."""
         schema = contracts.polars_schema(table)
         rows = to_frame(self.rows.get(table, []), schema)
         if table in self.columns:
             rows.extend(_from_columns(self.columns[table], schema))
+        rows, doubts = contracts.without_impossible_details(table, rows)
+        for file, line, reason in doubts.iter_rows():
+            self.flag(file, line, "detail", table, reason)
         accepted, rejected = contracts.split(table, rows)
         for row in rejected.iter_rows(named=True):
             reason = row.pop("broken_rules")

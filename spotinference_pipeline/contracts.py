@@ -314,9 +314,37 @@ CONTRACTS: Mapping[str, pa.DataFrameSchema] = {
 }
 
 
+DETAILS: Mapping[str, Mapping[str, str]] = {
+    "validated.requests": {"cached_tokens": "prompt_tokens", "reasoning_tokens": "completion_tokens"}
+}
+"""Columns that tell a part of another one apart. vLLM's are estimates and may contradict it; the whole is none."""
+
+
 def polars_schema(table: str) -> dict[str, Any]:
     """Give column names and polars types of a contract, in order."""
     return {name: column.dtype.type for name, column in CONTRACTS[table].columns.items()}
+
+
+def without_impossible_details(table: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Set details that cannot be part of their whole to null: their rows count, without them.
+
+    Gives the rows, and one of `source_file`, `source_line` and `reason` for each detail that was there.
+    """
+    doubts = []
+    for part, whole in DETAILS.get(table, {}).items():
+        is_impossible = ~pl.col(part).is_between(0, pl.min_horizontal(whole, pl.lit(_MOST_TOKENS)))
+        found = frame.filter(is_impossible)
+        if found.is_empty():
+            continue
+        told = f"{part}: expected 0 to {whole} {{}}, found {{}}; it is not known, the request counts"
+        doubts.append(
+            found.select(
+                "source_file", "source_line", pl.format(told, pl.col(whole).fill_null("null"), part).alias("reason")
+            )
+        )
+        frame = frame.with_columns(pl.when(is_impossible).then(None).otherwise(pl.col(part)).alias(part))
+    none = pl.DataFrame(schema={"source_file": pl.String, "source_line": pl.Int64, "reason": pl.String})
+    return frame, pl.concat([none, *doubts])
 
 
 def split(table: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -83,12 +83,12 @@ def shown_parts(day: Mapping[str, Any]) -> dict[str, str | None]:
     parts, number = day["usd_per_million_by_part"], day["usd_per_million_tokens"]
     if number is None:
         return dict.fromkeys(parts)
-    scaled = {kind: Decimal(part) * 10**SHOWN_DECIMALS for kind, part in parts.items()}
+    scaled = {kind: Decimal(part) * 10**SHOWN_DECIMALS for kind, part in parts.items() if part is not None}
     units = {kind: part.to_integral_value(ROUND_FLOOR) for kind, part in scaled.items()}
     missing = int((Decimal(number) * 10**SHOWN_DECIMALS).to_integral_value() - sum(units.values()))
     for kind in sorted(scaled, key=lambda kind: units[kind] - scaled[kind])[:missing]:
         units[kind] += 1
-    return {kind: str(unit.scaleb(-SHOWN_DECIMALS)) for kind, unit in units.items()}
+    return dict.fromkeys(parts) | {kind: str(unit.scaleb(-SHOWN_DECIMALS)) for kind, unit in units.items()}
 
 
 def cheaper_rivals(day: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -34,6 +34,8 @@ _SHOWN_COVERAGE = Decimal("0.0001")
 _UNEXPLAINED = 500
 """One token in so many is told of, as in sql/check/log_agrees_with_the_engines.sql."""
 _WITNESSED = Decimal("0.99")
+_SEEN_BY_REQUESTS = ("busy", "cold_start")
+"""Kinds of cost that only requests and probes of a machine tell apart from idle time."""
 _BOOKKEEPING = ("revision", "reason", "published_at", "previous")
 
 Document = dict[str, Any]
@@ -102,7 +104,7 @@ def build_document(utc_day: date, facts: Facts, terms: Terms, last_good_day: str
         "served_tokens": facts.cost["served_tokens"],
         "requests": facts.cost["requests"],
         "tokens": {name: facts.cost[f"{name}_tokens"] for name in ("prompt", "completion", "cached", "reasoning")},
-        "usd_per_million_by_part": {kind: None if withheld else _text(facts.parts.get(kind)) for kind in KINDS},
+        "usd_per_million_by_part": {kind: None if withheld else _part(facts, kind) for kind in KINDS},
         "by_model": [_model(row, withheld=withheld) for row in facts.models],
         "figures": _figures(facts.figures, facts.percentiles, withheld=withheld),
         "coverage": {
@@ -226,6 +228,13 @@ def _bound(usd: Decimal, tokens: int | None, rounding: str) -> str | None:
     return f"{(10**6 * usd / tokens).quantize(BOUND_UNIT, rounding):f}" if tokens else None
 
 
+def _part(facts: Facts, kind: str) -> str | None:
+    """Give a part of the number; null where all of it may be in `idle`, as the log names no machine that was busy or cold."""
+    part = facts.parts.get(kind)
+    is_unknown = kind in _SEEN_BY_REQUESTS and not part and facts.figures["unplaced_tokens"]
+    return None if is_unknown else _text(part)
+
+
 def _model(row: Mapping[str, Any], *, withheld: bool) -> dict[str, Any]:
     return {
         "model": row["model"],
@@ -281,6 +290,11 @@ def _caveats(utc_day: date, facts: Facts, terms: Terms) -> list[str]:
             f"{unmeasured:,} of {facts.figures['answered_requests']:,} answered requests ended without vLLM's final usage: "
             "tokens it did not report are not counted, so the true figure is at most this high on their account."
         )
+    if unplaced := facts.figures["unplaced_tokens"]:
+        caveats.append(
+            f"The log of requests names no machine for {unplaced:,} of {facts.cost['served_tokens']:,} tokens: when it was busy "
+            "or starting is not known, so that time is in idle, and duty cycle, cold starts and break-even are not given."
+        )
     caveats += _token_caveats(facts.coverage)
     host = urlsplit(terms.hyperstack_url).hostname
     if host in ("127.0.0.1", "localhost", "::1"):
@@ -289,9 +303,15 @@ def _caveats(utc_day: date, facts: Facts, terms: Terms) -> list[str]:
 
 
 def _token_caveats(coverage: Mapping[str, Any]) -> list[str]:
-    if not coverage["engine_lives"]:
-        return ["The log of requests was not held against vLLM's own counters: none are known."]
     caveats = []
+    segments, rows = coverage["lost_segments"], coverage["rows_missing"]
+    if segments or rows:
+        caveats.append(
+            f"The log of requests tells of its own losses: {segments:,} segments and {rows:,} rows are missing in it, "
+            "and with them the tokens of their requests."
+        )
+    if not coverage["engine_lives"]:
+        return [*caveats, "The log of requests was not held against vLLM's own counters: none are known."]
     if _UNEXPLAINED * coverage["unexplained_tokens"] > coverage["engine_tokens"]:
         caveats.append(
             f"vLLM's own counters and the log of requests differ by {coverage['unexplained_tokens']:,} of "

@@ -4,13 +4,15 @@ Owns the only calendar arithmetic of the package: days, the trailing seven days,
 them, and instants as text. It reads no clock: the present is passed in.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from spotinference_pipeline.errors import SettingsError
 
 TRAILING_DAYS = 7
+BOUNDED_DAYS = TRAILING_DAYS + 3
+"""Days that end with D and that D's bounds are made of: requests of the three before its window may run into it."""
 ONE_DAY = timedelta(days=1)
 
 
@@ -50,6 +52,11 @@ def month_window(utc_day: date) -> Window:
 def trailing_window(utc_day: date) -> Window:
     """Give the seven closed UTC days of which `utc_day` is the last."""
     return Window(day_start(utc_day - (TRAILING_DAYS - 1) * ONE_DAY), day_start(utc_day + ONE_DAY))
+
+
+def days_resting_on(days: Iterable[date]) -> set[date]:
+    """Give every day of whose figures or bounds one of these days is a part: they, and the nine days after each."""
+    return {day + offset * ONE_DAY for day in days for offset in range(BOUNDED_DAYS)}
 
 
 def last_closed_day(now: datetime) -> date:

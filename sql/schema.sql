@@ -565,6 +565,8 @@ comment on column rollup.log_days.segments is 'that began on the day';
 comment on column rollup.log_days.lost_segments is
 'gaps in the chains of segments that touch the day: what is there names one before it that nobody has read';
 comment on column rollup.log_days.changed_segments is 'that are not what they were when they were sealed';
+comment on column rollup.log_days.rows_missing is
+'lines that numbers or seals of these segments tell of and that are not there or cannot be read, or cannot be true';
 comment on column rollup.log_days.unended_requests is 'begun on the day, and neither ended nor given up in any segment';
 comment on column rollup.log_days.dark_vms is
 'machines that were on in a hole of the log which their counters do not bridge: what they made then is unknown';
@@ -700,6 +702,7 @@ create table if not exists metric.figures (
     snapshot_coverage_ratio decimal(18, 6),
     exact_usage_ratio decimal(18, 6),
     unmeasured_requests bigint,
+    unplaced_tokens bigint,
     duty_cycle_ratio decimal(18, 6),
     powered_ratio decimal(18, 6),
     cold_starts bigint,
@@ -724,6 +727,8 @@ create table if not exists metric.figures (
     residual_usd decimal(38, 15),
     unattributed_usd decimal(38, 15)
 );
+comment on column metric.figures.unplaced_tokens is
+'of those served: on machines that the log does not name. Where there are any, duty, wakes and busy time are null';
 comment on column metric.figures.duty_cycle_ratio is 'of ACTIVE GPU-seconds; a machine without a GPU has none';
 comment on column metric.figures.failed_cold_starts is 'of cold_starts: the engine never became ready';
 comment on column metric.figures.cache_hit_known_ratio is 'of prompt tokens: those of requests whose cached are known';

@@ -116,13 +116,33 @@ def test_windows_that_were_never_built_are_not_built_by_a_late_day(three_days: W
     assert three_days.query("select distinct utc_day from metric.cost_per_mtok")["utc_day"].to_list() == DAYS[:1]
 
 
-def test_a_window_seven_days_later_is_left_alone(three_days: Warehouse) -> None:
-    far = DAYS[0] + timedelta(days=7)
+def test_a_day_ten_days_later_is_left_alone(three_days: Warehouse) -> None:
+    far = DAYS[0] + timedelta(days=10)
     backfill.build(three_days, [far])
     assert [day.utc_day for day in backfill.build(three_days, DAYS[:1])] == DAYS[:1]
-    near = DAYS[0] + timedelta(days=6)
+    near = DAYS[0] + timedelta(days=9)
     backfill.build(three_days, [near])
     assert [day.utc_day for day in backfill.build(three_days, DAYS[:1])] == [DAYS[0], near]
+
+
+def test_a_late_log_moves_the_bounds_of_a_window_that_its_requests_may_run_into(
+    three_days: Warehouse, insert: Make
+) -> None:
+    """The engine made 700 tokens nine days before the last day of the window, and the log told of 500 of them later."""
+    scrape = {"vm_id": 11, "upstream": "engine", "process_started_at": "2026-11-20T07:00:00Z"}
+    insert(three_days, "validated.log_segments", [{"started_at": "2026-11-20T00:00:00Z"}])
+    for at, tokens in (("08", 0), ("20", 700)):
+        made = {"observed_at": f"2026-11-20T{at}:00:00Z", "prompt_tokens_total": tokens, "generation_tokens_total": 0}
+        insert(three_days, "validated.engine_counters", [scrape | made])
+    last = DAYS[0] + timedelta(days=9)
+    backfill.build(three_days, [DAYS[0], last])
+    unlogged = "select unlogged_tokens from metric.bounds where utc_day = $utc_day"
+    assert three_days.query(unlogged, {"utc_day": last}).item() == 700
+    late = {"request_id": "late", "vm_id": 11, "usage_source": "engine_final", "end_reason": "complete"}
+    late |= {"started_at": "2026-11-20T11:00:00Z", "finished_at": "2026-11-20T12:00:00Z", "prompt_tokens": 500}
+    insert(three_days, "validated.requests", [late])
+    assert [day.utc_day for day in backfill.build(three_days, DAYS[:1])] == [DAYS[0], last]
+    assert three_days.query(unlogged, {"utc_day": last}).item() == 200
 
 
 def test_a_broken_rule_is_told_with_its_day(three_days: Warehouse, insert: Make) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import polars as pl
 
 from spotinference_pipeline.batch import EPOCH, QUARANTINE_CHARACTERS, Batch, Tally, to_frame
+from spotinference_pipeline.log_rows import add_segment
+from spotinference_pipeline.request_log import read_segment
 
 
 def test_what_is_read_is_accepted_quarantined_or_repeated() -> None:
@@ -29,6 +31,28 @@ def test_rows_that_break_the_contract_go_to_quarantine_with_what_was_there() -> 
     assert (row["source_line"], row["position"], row["target_table"]) == (-7, "row", "validated.request_stops")
     assert "source_line" in row["reason"]
     assert "'request_id': 'b'" in row["content"]
+
+
+def test_a_detail_that_cannot_be_is_told_and_its_row_is_kept_without_it(lines: Any) -> None:
+    wrong = {"cached_tokens": 101}, {"reasoning_tokens": 51}, {"cached_tokens": -1}, {"reasoning_tokens": 10**15 + 1}
+    right = {"cached_tokens": 100, "reasoning_tokens": 50}
+    ends = [lines.end(number, **details) for number, details in enumerate((*wrong, right))]
+    partial = {"usage_source": "engine_partial", "prompt_tokens": None, "cached_tokens": 7}
+    batch = Batch()
+    add_segment(batch, read_segment(lines.segment(*ends, lines.end(5, **partial))), "file")
+    frame = batch.frame("validated.requests")
+    assert frame.select("prompt_tokens", "completion_tokens").rows() == [(100, 50)] * 5 + [(None, 50)]
+    assert frame["cached_tokens"].to_list() == [None] * 4 + [100, 7]
+    assert frame["reasoning_tokens"].to_list() == [None] * 4 + [50, None]
+    told = batch.quarantine_frame()
+    assert told.select("source_line", "position", "target_table").unique().height == 4
+    assert told.sort("source_line")["reason"].to_list() == [
+        "cached_tokens: expected 0 to prompt_tokens 100, found 101; it is not known, the request counts",
+        "reasoning_tokens: expected 0 to completion_tokens 50, found 51; it is not known, the request counts",
+        "cached_tokens: expected 0 to prompt_tokens 100, found -1; it is not known, the request counts",
+        "reasoning_tokens: expected 0 to completion_tokens 50, found 1000000000000001; it is not known, the request counts",
+    ]
+    assert batch.tallies["file"].quarantined == 0, "no row is lost"
 
 
 def test_rows_of_both_kinds_make_one_frame_and_columns_that_are_not_given_are_null() -> None:

@@ -20,11 +20,11 @@ from spotinference_pipeline.warehouse import Warehouse, read_sql
 GOLDEN = Path(__file__).parent / "golden" / "publication"
 METHOD_VERSION = 1
 METHOD_SQL = {
-    "metric.bounds": "607e87d9b03c8c347a0f76e99e2e54c8efc7e137bc943383177fbd95c9a200e3",
+    "metric.bounds": "5c5fe19372a13ca8ba9006003d7db7aa2882295e5cfc43d1d5d60b86c1512b60",
     "metric.cost_parts": "0b6797985e2296cbcc73dd595df08c5bb9bd4d300337335af764a6a70f0a3c1c",
     "metric.cost_per_mtok": "9d1359a3e3447628a2a90b2bdaf048f792c049b5c12a152e443caa5534b17492",
     "metric.coverage": "337e437b50dbd40d70ff48f3ae80efbbad1ece8e2811b3efd7a481b27a17eb07",
-    "metric.figures": "220ae81b1e12aa4f6671034f9b6cf8b1ac4224d31b9a79651ee25ce3e820b73f",
+    "metric.figures": "be8d876b1468562f9055a2248cbdb046b6231028579171e66b4e1faa742c7ac3",
     "metric.inputs": "936eefe7ec528db1449050af3398ff4faacc46512adcc4c261e813bf548a540f",
     "metric.model_costs": "2342f108c4a698107926e40ed11150dee8d33e9d62438d4f06e5b7f3fc1cd998",
     "metric.paid": "b35e322a05f45413e1a557b82c68558fba3c7db7398515d69622dce8e9fb045c",
@@ -32,7 +32,7 @@ METHOD_SQL = {
     "metric.served": "bab7da2f34c2360125a70626cb9fdc86fb31dc11ca2a953989678b7bd8bc3f91",
     "metric.vm_costs": "576c6ee83af17070c44341ee4946ab333c9f339cbaef5e5f3dbfd822f852e543",
     "rollup.engine_days": "97fc5a3688ffca2097b0f60877b1874e5eabc129c48368c061e5db653e195683",
-    "rollup.log_days": "c1c8c0c069a38b38be7f11fc0604839a986891fe054aae695d8bc4a4d020b299",
+    "rollup.log_days": "61ebc6713a98f4255e08fe913f8485b837e88b9df4cf272772efc7380a702a42",
     "rollup.snapshot_days": "a0133ee50a3f322e784200c978ad0e68b74a6e65c2da2f750364cb139ffc2581",
     "rollup.token_days": "124af33cdb51d1596ba96661bbc83696f567d644b01c5535e00a73f534b9387e",
     "rollup.token_residuals": "18d2723e0353ac2a4e78652e478a4a27547dccd91efea7bcd89066939a775f4c",

@@ -295,14 +295,20 @@ def test_every_rule_is_a_check_that_blocks_or_warns(empty: Graph) -> None:
     assert {spec.name for spec in specs if not spec.blocking} == {*checks.WARNINGS, COPIED}
 
 
-def test_what_is_paid_on_a_day_depends_on_the_inputs_of_its_seven_days(empty: Graph) -> None:
-    paid, inputs = (empty.assets.get(dg.AssetKey(["metric", name])) for name in ("paid", "inputs"))
-    assert paid.partitions_def is not None
-    day = paid.partitions_def.subset_with_partition_keys(["2026-11-20"])
-    mapped = paid.partition_mappings[inputs.key].get_upstream_mapped_partitions_result_for_partitions(
-        day, paid.partitions_def, inputs.partitions_def
+@pytest.mark.parametrize(
+    ("metric", "upstream", "first"),
+    [("paid", "metric/inputs", 14), ("bounds", "rollup/log_days", 11), ("bounds", "rollup/engine_days", 11)],
+)
+def test_a_metric_depends_on_the_days_of_its_window_and_bounds_on_three_more(
+    empty: Graph, metric: str, upstream: str, first: int
+) -> None:
+    table, read = (empty.assets.get(dg.AssetKey.from_user_string(name)) for name in (f"metric/{metric}", upstream))
+    assert table.partitions_def is not None
+    day = table.partitions_def.subset_with_partition_keys(["2026-11-20"])
+    mapped = table.partition_mappings[read.key].get_upstream_mapped_partitions_result_for_partitions(
+        day, table.partitions_def, read.partitions_def
     )
-    assert sorted(mapped.partitions_subset.get_partition_keys()) == [f"2026-11-{day}" for day in range(14, 21)]
+    assert sorted(mapped.partitions_subset.get_partition_keys()) == [f"2026-11-{day}" for day in range(first, 21)]
 
 
 @pytest.mark.parametrize("name", ["dagster.yaml", "deploy/dagster.yaml"])
@@ -485,12 +491,14 @@ def test_log_segments_out_of_reach_are_skipped(make_graph: Make, tmp_path: Path)
     late=st.sets(st.dates(date(2026, 10, 20), date(2026, 11, 30)), max_size=4),
     last=st.dates(date(2026, 11, 1), date(2026, 11, 30)),
 )
-def test_a_closed_day_is_touched_when_its_window_holds_a_late_day(late: set[date], last: date) -> None:
+def test_a_closed_day_is_touched_when_its_window_or_the_three_days_before_it_hold_a_late_day(
+    late: set[date], last: date
+) -> None:
     windows = {day: trailing_window(day) for day in days_between(date(2026, 10, 1), last)}
     expected = [
         day
         for day, window in windows.items()
-        if any(window.start <= day_start(late_day) < window.end for late_day in late)
+        if any(window.start - 3 * ONE_DAY <= day_start(late_day) < window.end for late_day in late)
     ]
     assert automation.touched_days(late, last) == expected
 
@@ -512,7 +520,7 @@ def test_late_days_of_every_ingest_since_the_last_look_are_built_in_one_run_a_st
         _note_ingest(graph, late)
     tick = graph.tick("late_data")
     assert [(request.tags[RANGE_START], request.tags[RANGE_END]) for request in tick.run_requests] == [
-        ("2026-10-20", "2026-10-26"),
+        ("2026-10-20", "2026-10-29"),
         ("2026-11-12", "2026-11-16"),
     ]
     assert "no ingest" in graph.tick("late_data", tick.cursor).skip_message

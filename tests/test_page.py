@@ -167,6 +167,16 @@ def test_a_day_without_bounds_says_nothing_of_them() -> None:
     assert "to four decimals" not in text
 
 
+def test_a_part_that_is_not_known_has_no_figure_and_the_others_add_up_to_the_number() -> None:
+    parts = PARTS | {"busy": None, "idle": "1.434512345678", "cold_start": None, "parked": "0.5"}
+    parts |= dict.fromkeys(("storage", "network", "other", "credit"), "0")
+    day = a_day(usd_per_million_by_part=parts)
+    shown = page.shown_parts(day)
+    assert (shown["busy"], shown["cold_start"]) == (None, None)
+    assert sum(Decimal(part) for part in shown.values() if part) == Decimal("1.9345")
+    assert index(day).count('<td class="right">–</td>') >= 2
+
+
 def withheld() -> dict[str, Any]:
     return a_day(
         usd_per_million_tokens=None,

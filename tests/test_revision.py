@@ -37,6 +37,7 @@ FIGURES = {
     "residual_usd": None,
     "unattributed_usd": None,
     "unmeasured_requests": 0,
+    "unplaced_tokens": 0,
     "duty_cycle_ratio": Decimal("0.410000"),
     "powered_ratio": Decimal("0.700000"),
     "cold_starts": 9,
@@ -83,6 +84,8 @@ COVERAGE = {
     "unexplained_tokens": 0,
     "token_coverage_ratio": Decimal("0.998700"),
     "witnessed_ratio": Decimal("1.000000"),
+    "lost_segments": 0,
+    "rows_missing": 0,
 }
 BOUNDS = {
     "inside_usd": Decimal("411.845678901000000"),
@@ -286,6 +289,27 @@ def test_caveats_say_what_the_engines_counters_do_not_confirm(coverage: dict[str
     caveats = [caveat for caveat in build(coverage=coverage)["caveats"] if "vLLM's own counters" in caveat]
     assert [said in caveat for caveat in caveats if said] == ([True] if said else [])
     assert bool(caveats) == bool(said)
+
+
+def test_a_part_that_only_requests_tell_apart_is_null_where_the_log_names_no_machine() -> None:
+    unknown = {"unplaced_tokens": 7_000, "duty_cycle_ratio": None, "cold_starts": None}
+    document = build(figures=unknown)
+    parts = document["usd_per_million_by_part"]
+    assert (parts["busy"], parts["cold_start"], parts["parked"]) == ("1.934512345678", None, "0")
+    assert sum(Decimal(part) for part in parts.values() if part) == Decimal(document["usd_per_million_tokens"])
+    assert any("names no machine for 7,000 of 213,151,234 tokens" in caveat for caveat in document["caveats"])
+    named = build()
+    assert named["usd_per_million_by_part"]["cold_start"] == "0"
+    assert not any("no machine" in caveat for caveat in named["caveats"])
+
+
+@pytest.mark.parametrize("engine_lives", [0, 9])
+def test_a_caveat_says_what_the_log_itself_tells_is_missing(engine_lives: int) -> None:
+    for segments, rows in ((0, 1_288), (3, 0)):
+        lost = {"engine_lives": engine_lives, "lost_segments": segments, "rows_missing": rows}
+        told = f"tells of its own losses: {segments} segments and {rows:,} rows are missing in it"
+        assert any(told in caveat for caveat in build(coverage=lost)["caveats"])
+    assert not any("its own losses" in caveat for caveat in build(coverage={"engine_lives": engine_lives})["caveats"])
 
 
 def bounds_of(inside: str, most: str | None, exact: int, largest: int | None) -> dict[str, str | None]:

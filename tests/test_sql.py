@@ -24,7 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spotinference_pipeline import ledger, transform, wakes
-from spotinference_pipeline.warehouse import SQL_DIR, VIEWS, Warehouse, open_scratch
+from spotinference_pipeline.warehouse import SQL_DIR, VIEWS, Warehouse, open_scratch, open_warehouse
+from spotinference_pipeline.windows import BOUNDED_DAYS, TRAILING_DAYS
 
 DAY = date(2026, 11, 22)
 CASES = Path(__file__).parent / "sql"
@@ -112,6 +113,16 @@ def test_a_tables_sql_gives_exactly_the_columns_of_the_schema(file: Path, scratc
     decimals = {name: kind for name, kind in declared if kind.startswith("DECIMAL")}
     assert {name: kind for name, kind in found if name in decimals} == decimals
     assert not any(kind in ("DOUBLE", "FLOAT", "HUGEINT") for _, kind in found)
+
+
+def test_only_bounds_read_days_before_the_window_and_no_more_than_are_built_again() -> None:
+    asked = {
+        file.stem: {int(days) for days in re.findall(r"as date\) - interval (\d+) days?\b", file.read_text())}
+        for file in SQL_FILES
+        if file.parent.name == "metric"
+    }
+    assert {max(days, default=0) for name, days in asked.items() if name != "bounds"} <= {0, 6, TRAILING_DAYS}
+    assert max(asked["bounds"]) == BOUNDED_DAYS
 
 
 def test_no_column_of_any_table_is_a_binary_float(scratch: Warehouse) -> None:
@@ -242,3 +253,24 @@ def test_the_zone_of_the_machine_moves_no_request_to_another_day(zone: str) -> N
         [sys.executable, "-c", _COUNT_BY_DAY], env=os.environ | {"TZ": zone}, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "['2026-11-22T00:00:00Z', '2026-11-22T23:59:59.999999Z']"
+
+
+_VIEWED: dict[str, list[dict[str, Any]]] = {
+    "rollup.wake_days": [{"utc_day": DAY, "vm_id": 7, "started_at": f"{DAY}T{hour}:00:00Z"} for hour in ("02", "20")],
+    "rollup.cost_days": [{"utc_day": DAY, "resource_type": "vm", "resource_id": 7, "cost_kind": "busy"}],
+    "validated.invoice_lines": [{"invoice_number": "1", "period_start": DAY, "period_end": date(2026, 11, 23)}],
+}
+
+
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/St_Johns"])
+def test_a_view_says_the_same_in_every_readers_time_zone(
+    zone: str, tmp_path: Path, insert: Callable[..., None]
+) -> None:
+    path = tmp_path / "analyst.duckdb"
+    with open_warehouse(path) as warehouse:
+        for table, rows in _VIEWED.items():
+            insert(warehouse, table, rows)
+    with duckdb.connect(path, read_only=True) as reader:
+        for view in VIEWS:
+            said = [reader.execute(f"set timezone = '{each}'; from {view}").fetchall() for each in ("UTC", zone)]
+            assert said[0] == said[1] != [], view

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spotinference_pipeline import answers, checks, raw, sources, validated
+from spotinference_pipeline import answers, checks, raw, sources, transform, validated
 
 Open = Callable[[], AbstractContextManager[Any]]
 TABLES = ("billing_snapshots", "vm_states", "requests", "request_begins", "request_usages", "request_stops")
@@ -143,6 +143,19 @@ def test_F013_a_conflict_inside_one_file_is_quarantined_too(desk: Any, lines: An
     desk.log.write(lines.name(1), lines.segment(lines.end(1), lines.end(1, completion_tokens=51), lines.end(1)))
     done = desk.ingest()
     assert (desk.count("requests"), done.rows_quarantined, done.rows_repeated) == (1, 1, 1)
+    assert_adds_up(desk)
+
+
+def test_a_request_with_a_detail_that_cannot_be_is_stored_and_one_that_cannot_be_is_a_row_that_is_missing(
+    desk: Any, lines: Any
+) -> None:
+    odd, broken = lines.end(1, reasoning_tokens=51), lines.end(2, prompt_tokens=-1)
+    desk.log.write(lines.name(1), lines.segment(odd, broken, lines.seal()))
+    assert desk.ingest().rows_quarantined == 1
+    assert desk.rows("select completion_tokens, reasoning_tokens from validated.requests") == [(50, None)]
+    assert desk.rows("select position from validated.quarantine order by all") == [("detail",), ("row",)]
+    transform.build_table(desk.warehouse, "rollup.log_days", date(2026, 11, 22))
+    assert desk.rows("select rows_missing from rollup.log_days") == [(1,)]
     assert_adds_up(desk)
 
 

@@ -36,6 +36,14 @@ def test_the_trailing_window_is_its_seven_days(day: date) -> None:
     assert windows.day_window(days[-1]).end == window.end
 
 
+@given(SOME_DAYS)
+def test_a_day_is_in_the_windows_of_seven_days_and_in_the_bounds_of_three_more(day: date) -> None:
+    resting = sorted(windows.days_resting_on([day]))
+    holding = [each for each in resting if windows.trailing_window(each).start <= windows.day_start(day)]
+    assert resting == list(windows.days_between(day, day + timedelta(days=9)))
+    assert holding == resting[:7]
+
+
 def test_the_last_closed_day_is_yesterday_in_utc_wherever_the_clock_is() -> None:
     midnight = datetime(2026, 11, 23, tzinfo=UTC)
     assert windows.last_closed_day(midnight) == DAY

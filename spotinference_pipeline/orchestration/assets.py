@@ -13,7 +13,7 @@ import dagster as dg
 from spotinference_pipeline import transform, warehouse
 from spotinference_pipeline.orchestration import reports, steps
 from spotinference_pipeline.settings import Settings
-from spotinference_pipeline.windows import TRAILING_DAYS
+from spotinference_pipeline.windows import BOUNDED_DAYS, TRAILING_DAYS
 
 Results = Iterator[dg.MaterializeResult[Any]]
 POOL = "duckdb_writer"
@@ -82,7 +82,8 @@ WINDOWED = frozenset(
         "metric.load_costs",
     }
 )
-"""Metrics that read the seven days that end with theirs, from rollups and inputs, whose rows are about one day each."""
+"""Metrics that read the seven days that end with theirs (bounds: ten), from rollups and inputs, whose rows are about one
+day each."""
 WAITS_FOR = {"metric.inputs": "rollup.snapshot_days", "metric.request_percentiles": "rollup.snapshot_days"}
 """What a table's SQL does not read, but must come after: a day is rolled up when its minutes are counted."""
 PUBLISHED = (
@@ -99,7 +100,10 @@ PUBLISHED = (
     *("list_price_comparison", "list_price_baskets", "break_even", "load_costs", "what_if"),
 )
 """Metrics that a published day is made of, beside the inputs of its seven days."""
-SEVEN_DAYS = dg.TimeWindowPartitionMapping(start_offset=1 - TRAILING_DAYS, allow_nonexistent_upstream_partitions=True)
+SEVEN_DAYS, TEN_DAYS = (
+    dg.TimeWindowPartitionMapping(start_offset=1 - days, allow_nonexistent_upstream_partitions=True)
+    for days in (TRAILING_DAYS, BOUNDED_DAYS)
+)
 
 
 def key(table: str) -> dg.AssetKey:
@@ -234,7 +238,8 @@ def _sql_table(
 
     def dependency(upstream: str) -> dg.AssetDep:
         is_window = table in WINDOWED and (upstream.startswith("rollup.") or upstream == "metric.inputs")
-        return dg.AssetDep(key(upstream), partition_mapping=SEVEN_DAYS if is_window else None)
+        read_days = TEN_DAYS if table == "metric.bounds" else SEVEN_DAYS
+        return dg.AssetDep(key(upstream), partition_mapping=read_days if is_window else None)
 
     @dg.asset(
         key=key(table),

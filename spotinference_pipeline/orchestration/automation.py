@@ -13,7 +13,7 @@ import dagster as dg
 from spotinference_pipeline.errors import SpotinferenceError
 from spotinference_pipeline.orchestration import reports, steps
 from spotinference_pipeline.settings import Settings
-from spotinference_pipeline.windows import ONE_DAY, TRAILING_DAYS, days_between, last_closed_day
+from spotinference_pipeline.windows import ONE_DAY, TRAILING_DAYS, days_between, days_resting_on, last_closed_day
 
 VALIDATED = dg.AssetSelection.groups("validated")
 DAILY = dg.AssetSelection.groups("rollup", "metric", "publication")
@@ -177,9 +177,8 @@ def days_due(today: date) -> list[date]:
 
 
 def touched_days(late: Iterable[date], last_closed: date) -> list[date]:
-    """Give the closed days whose window contains one of the late days."""
-    windows = {day + offset * ONE_DAY for day in late for offset in range(TRAILING_DAYS)}
-    return sorted(day for day in windows if day <= last_closed)
+    """Give the closed days whose figures or bounds rest on one of the late days."""
+    return sorted(day for day in days_resting_on(late) if day <= last_closed)
 
 
 def stretches(days: Iterable[date]) -> list[list[date]]:

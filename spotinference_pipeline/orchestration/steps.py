@@ -108,7 +108,7 @@ def build_ledger(settings: Settings, days: Sequence[date]) -> list[Written]:
 def build_table(settings: Settings, table: str, days: Sequence[date]) -> list[Written]:
     """Build one SQL table for the days, a metric only for those that are rolled up.
 
-    Dagster extends a backfill to the six days after it, whose windows it changes; some may never have been built.
+    Dagster extends a backfill to the nine days after it, whose figures or bounds it changes; some may never have been built.
     """
     with open_warehouse(settings.warehouse_path) as warehouse:
         wanted = _only_rolled_up(warehouse, days) if table in transform.METRICS else days

@@ -2,7 +2,7 @@
 -- only where a counter's movement straddles an end of what counters priced: an end of the window, or of a stretch of
 -- days with books inside it. Tokens are at least those with final usage, less what the log has beyond the engines; at
 -- most those logged and all that vLLM's counters hold and no row of the log accounts for, of the three days before the
--- window too, for requests that run into it.
+-- window too, for requests that run into it: no bound where rows are lost and not all that is there was witnessed.
 -- docs/method.md, "Bounds".
 with booked as (
     select utc_day
@@ -68,7 +68,11 @@ served as (
 ),
 
 unseen as (
-    select coalesce(sum(dark_vms), 0) as dark_vms
+    select
+        coalesce(sum(dark_vms), 0) as dark_vms,
+        coalesce(
+            sum(lost_segments + changed_segments + rows_missing) > 0 and sum(unwitnessed_tokens) > 0, false
+        ) as is_unbounded
     from rollup.log_days
     where utc_day > cast($utc_day as date) - interval 10 days and utc_day <= $utc_day
 ),
@@ -107,7 +111,7 @@ select
     cast(coalesce(unlogged.tokens, 0) as bigint) as unlogged_tokens,
     cast(
         if(
-            served.unbounded_requests + unseen.dark_vms = 0,
+            served.unbounded_requests + unseen.dark_vms = 0 and not unseen.is_unbounded,
             cost.served_tokens + coalesce(unlogged.tokens, 0),
             null
         ) as bigint

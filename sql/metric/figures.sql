@@ -1,6 +1,7 @@
 -- One row for the day D: figures behind the number over the seven UTC days that end with D. Ratios at 6 decimals, USD
 -- at 12, half to even, divided in integers; null where the denominator is 0 or unknown. GPU-seconds are seconds times
--- the machine's GPUs: 1 where their number is not known. docs/method.md, "Figures".
+-- the machine's GPUs: 1 where their number is not known. What rests on busy time is unknown where tokens were served on
+-- machines that the log does not name. docs/method.md, "Figures".
 with machines as (
     select
         cast(alive_seconds * 1000000 as hugeint) as alive,
@@ -59,6 +60,28 @@ token_sums as (
     where utc_day > cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
 ),
 
+unplaced as (
+    select coalesce(sum(coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)), 0) as tokens
+    from rollup.vm_token_days
+    where vm_id is null and utc_day > cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
+),
+
+-- when an unnamed machine was busy, and ready, nobody knows
+watched as (
+    select
+        if(unplaced.tokens = 0, vm_sums.busy, null) as busy,
+        if(unplaced.tokens = 0, vm_sums.busy_gpu, null) as busy_gpu,
+        if(unplaced.tokens = 0, coalesce(vm_sums.wakes, 0), null) as wakes,
+        if(unplaced.tokens = 0, coalesce(vm_sums.cold_start_seconds, 0), null) as cold_start_seconds,
+        if(unplaced.tokens = 0, wake_sums.cost_usd, null) as cost_usd,
+        if(unplaced.tokens = 0, coalesce(vm_sums.failed_wakes, 0), null) as failed_wakes,
+        if(unplaced.tokens = 0, wake_sums.failed_seconds, null) as failed_seconds,
+        if(unplaced.tokens = 0, wake_sums.failed_usd, null) as failed_usd
+    from vm_sums
+    cross join wake_sums
+    cross join unplaced
+),
+
 seen as (
     select sum(minutes_good) as minutes_good
     from rollup.snapshot_days
@@ -80,14 +103,15 @@ select
     cast(metric.ratio(coalesce(seen.minutes_good, 0), 7 * 1440) as decimal(18, 6)) as snapshot_coverage_ratio,
     cast(metric.ratio(token_sums.exact_requests, token_sums.reached_requests) as decimal(18, 6)) as exact_usage_ratio,
     cast(token_sums.reached_requests - token_sums.exact_requests as bigint) as unmeasured_requests,
-    cast(metric.ratio(vm_sums.busy_gpu, vm_sums.active_gpu) as decimal(18, 6)) as duty_cycle_ratio,
+    cast(unplaced.tokens as bigint) as unplaced_tokens,
+    cast(metric.ratio(watched.busy_gpu, vm_sums.active_gpu) as decimal(18, 6)) as duty_cycle_ratio,
     cast(metric.ratio(vm_sums.active, vm_sums.alive) as decimal(18, 6)) as powered_ratio,
-    cast(coalesce(vm_sums.wakes, 0) as bigint) as cold_starts,
-    cast(coalesce(vm_sums.cold_start_seconds, 0) as decimal(18, 6)) as cold_start_seconds,
-    cast(wake_sums.cost_usd as decimal(38, 15)) as cold_start_usd,
-    cast(coalesce(vm_sums.failed_wakes, 0) as bigint) as failed_cold_starts,
-    cast(wake_sums.failed_seconds as decimal(18, 6)) as failed_cold_start_seconds,
-    cast(wake_sums.failed_usd as decimal(38, 15)) as failed_cold_start_usd,
+    cast(watched.wakes as bigint) as cold_starts,
+    cast(watched.cold_start_seconds as decimal(18, 6)) as cold_start_seconds,
+    cast(watched.cost_usd as decimal(38, 15)) as cold_start_usd,
+    cast(watched.failed_wakes as bigint) as failed_cold_starts,
+    cast(watched.failed_seconds as decimal(18, 6)) as failed_cold_start_seconds,
+    cast(watched.failed_usd as decimal(38, 15)) as failed_cold_start_usd,
     cast(
         metric.ratio(token_sums.cached_tokens, token_sums.cached_known_prompt_tokens) as decimal(18, 6)
     ) as cache_hit_ratio,
@@ -105,7 +129,7 @@ select
     cast(metric.ratio(token_sums.completion_tokens, token_sums.prompt_tokens) as decimal(18, 6)) as output_input_ratio,
     cast(
         metric.ratio(
-            1000000 * (coalesce(token_sums.prompt_tokens, 0) + coalesce(token_sums.completion_tokens, 0)), vm_sums.busy
+            1000000 * (coalesce(token_sums.prompt_tokens, 0) + coalesce(token_sums.completion_tokens, 0)), watched.busy
         ) as decimal(18, 6)
     ) as tokens_per_busy_second,
     cast(
@@ -126,7 +150,8 @@ select
     cast(reconciled.residual_usd as decimal(38, 15)) as residual_usd,
     cast(reconciled.unattributed_usd as decimal(38, 15)) as unattributed_usd
 from vm_sums
-cross join wake_sums
+cross join watched
+cross join unplaced
 cross join token_sums
 cross join seen
 cross join reconciled

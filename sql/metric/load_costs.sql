@@ -1,8 +1,8 @@
 -- One row for the day D, over the seven UTC days that end with D and all machines together: running_usd, what busy and
 -- idle time cost; fixed_usd, what does not follow the load; and from them USD per ACTIVE GPU-second, tokens per busy
 -- GPU-second, and fixed USD per million tokens. GPU-seconds are seconds times the machine's GPUs, as in the duty
--- cycle: 1 where their number is not known. Null where nothing was busy, served or known. docs/method.md, "Break-even
--- and what-if".
+-- cycle: 1 where their number is not known. Null where nothing was busy, served or known: busy time is unknown where
+-- tokens were served on machines that the log does not name. docs/method.md, "Break-even and what-if".
 with machines as (
     select
         active_seconds,
@@ -12,11 +12,18 @@ with machines as (
     where utc_day > cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
 ),
 
+unplaced as (
+    select coalesce(sum(coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)), 0) as tokens
+    from rollup.vm_token_days
+    where vm_id is null and utc_day > cast($utc_day as date) - interval 7 days and utc_day <= $utc_day
+),
+
 seconds as (
     select
-        nullif(sum(active_seconds * gpus), 0) as active_gpu_seconds,
-        nullif(sum(busy_seconds * gpus), 0) as busy_gpu_seconds
+        nullif(sum(machines.active_seconds * machines.gpus), 0) as active_gpu_seconds,
+        nullif(sum(machines.busy_seconds * machines.gpus) filter (where unplaced.tokens = 0), 0) as busy_gpu_seconds
     from machines
+    cross join unplaced
 ),
 
 costs as (

@@ -190,6 +190,25 @@ witnessed as (
     from finished
 ),
 
+-- lines that cannot be true are as good as missing; of one that says something else than an earlier one, that one is
+-- there
+refused as (
+    select distinct
+        segments.writer,
+        segments.started_at,
+        quarantine.source_line
+    from validated.quarantine as quarantine
+    inner join validated.log_segments as segments on quarantine.source_file = segments.source_file
+    where
+        segments.started_at >= cast($utc_day as date)
+        and segments.started_at < cast($utc_day as date) + 1
+        and quarantine.position = 'row'
+        and quarantine.target_table in (
+            'validated.requests', 'validated.request_begins', 'validated.request_usages'
+        )
+        and quarantine.reason not like 'conflict: %'
+),
+
 segments as (
     select
         count(*) as segments,
@@ -225,7 +244,7 @@ select
     segments.segments,
     lost.lost_segments,
     segments.changed_segments,
-    cast(segments.rows_missing as bigint) as rows_missing,
+    cast(segments.rows_missing + (select count(*) from refused) as bigint) as rows_missing,
     unended.unended_requests,
     dark.dark_vms,
     cast(witnessed.witnessed_tokens as bigint) as witnessed_tokens,

@@ -3,7 +3,7 @@
 -- A view: when it is parked and what it serves is told by any later day. Left out: canaries. docs/method.md, "Wakes".
 with wakes as (
     select
-        cast(started_at as date) as utc_day,
+        cast(started_at at time zone 'UTC' as date) as utc_day,
         vm_id,
         started_at,
         max_by(found_by, utc_day) as found_by,
