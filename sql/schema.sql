@@ -37,7 +37,7 @@ create table if not exists validated.exchanges (
     source_line bigint not null
 );
 comment on column validated.exchanges.is_good is
-'answered 200 and read as a whole; of the billing history also: no row refused, all pages of a list at rest';
+'answered 200 and read as a whole; no row refused of counters, machines and billing history, all pages of a list at rest';
 comment on column validated.exchanges.clock_skew_seconds is
 'Hyperstack''s clock minus ours, by the Date header; null without one';
 comment on column validated.exchanges.schema_drift is
@@ -78,7 +78,7 @@ create table if not exists validated.billing_history (
     source_line bigint not null
 );
 comment on column validated.billing_history.resource_type is 'organisation for the totals';
-comment on column validated.billing_history.billing_id is 'the billing system''s own id of the line';
+comment on column validated.billing_history.billing_id is 'the billing system''s own id of the line; where it has none, a digest of its attributes without the status';
 comment on column validated.billing_history.figure is 'as Hyperstack names it: incurred_bill, vm_cost, ...';
 
 -- One row per bucket of a resource's cost graph.
