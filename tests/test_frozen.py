@@ -20,7 +20,7 @@ from spotinference_pipeline.warehouse import Warehouse, read_sql
 GOLDEN = Path(__file__).parent / "golden" / "publication"
 METHOD_VERSION = 1
 METHOD_SQL = {
-    "metric.bounds": "607e87d9b03c8c347a0f76e99e2e54c8efc7e137bc943383177fbd95c9a200e3",
+    "metric.bounds": "6b20a3edd45ca7695de9ed0a17b77c2cc512ad7504a5e2817a95eb25fdbb9d50",
     "metric.cost_parts": "0b6797985e2296cbcc73dd595df08c5bb9bd4d300337335af764a6a70f0a3c1c",
     "metric.cost_per_mtok": "9d1359a3e3447628a2a90b2bdaf048f792c049b5c12a152e443caa5534b17492",
     "metric.coverage": "337e437b50dbd40d70ff48f3ae80efbbad1ece8e2811b3efd7a481b27a17eb07",
