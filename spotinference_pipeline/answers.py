@@ -8,6 +8,7 @@ plausible: that is `contracts`.
 Source: the vendor's API description of 2026, its examples and its SDKs; facts that only examples show are in the tests.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -146,8 +147,29 @@ class BillingRow(msgspec.Struct, frozen=True):
     """A row of the billing history: one resource, or the organisation, in the window that was asked for."""
 
     metrics: dict[str, msgspec.Raw]
-    attributes: BillingAttributes = BillingAttributes()
+    attributes: dict[str, msgspec.Raw] = {}
     currency: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a row whose attributes cannot be read.
+
+        Raises: ValueError when one that is known has another type.
+        """
+        _ATTRIBUTES.decode(msgspec.json.encode(self.attributes))
+
+    @property
+    def about(self) -> BillingAttributes:
+        """Give the attributes that are known."""
+        return _ATTRIBUTES.decode(msgspec.json.encode(self.attributes))
+
+    @property
+    def identity(self) -> str:
+        """Give the row's id in the billing system; without one, a digest of all that is said about it but its status.
+
+        Amounts are no part of it: a row that is read again with another amount is the same row.
+        """
+        said = {name: raw for name, raw in self.attributes.items() if name != "status"}
+        return self.about.id or hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()
 
     def amounts(self) -> dict[str, Decimal]:
         """Give the row's amounts of money by their names; a figure that is null is left out.
@@ -159,6 +181,7 @@ class BillingRow(msgspec.Struct, frozen=True):
 
 
 _MONEY = ("_bill", "_cost", "_per_hour")
+_ATTRIBUTES = msgspec.json.Decoder(BillingAttributes)
 _AMOUNT: msgspec.json.Decoder[Decimal | None] = msgspec.json.Decoder(Decimal | None)
 
 

@@ -1,8 +1,7 @@
 """A list of the billing history over all its pages: which rows there are, and whether all of them were read.
 
-Owns what makes two rows the same (`attributes.id`, the billing system's own), when a page is the last, and when a list
-is whole. The answer's counters (`total_count`, `pages`) contradict each other and decide nothing. One request is
-`hyperstack`'s; what a row says is in `answers`.
+Owns when a page is the last, and when a list is whole. The answer's counters (`total_count`, `pages`) contradict each
+other and decide nothing. One request is `hyperstack`'s; what a row says, and which rows are the same, is in `answers`.
 
 Source: the vendor's examples of 2026: 13 rows at 10 a page with `pages` 1; lists are computed anew for each page.
 """
@@ -48,8 +47,8 @@ def read_history_list(exchanges: Sequence[Exchange]) -> HistoryList:
             passes.append(set())
         for item in _items(exchange):
             if isinstance(item, BillingRow):
-                rows[_identity(item)] = item
-                passes[-1].add(_identity(item))
+                rows[item.identity] = item
+                passes[-1].add(item.identity)
             else:
                 bad[item.content] = item
     return HistoryList(tuple(rows.values()), tuple(bad.values()), _problem(exchanges, passes, bool(bad)))
@@ -88,7 +87,7 @@ def _fetch_pass(fetch: Callable[[dict[str, str]], list[Exchange]]) -> tuple[list
 def identities(exchange: Exchange) -> frozenset[str]:
     """Give the identities of a page's rows; none when the page cannot be read."""
     return frozenset(
-        _identity(item) if isinstance(item, BillingRow) else hashlib.sha256(item.content).hexdigest()
+        item.identity if isinstance(item, BillingRow) else hashlib.sha256(item.content).hexdigest()
         for item in _items(exchange)
     )
 
@@ -129,11 +128,6 @@ def _items(exchange: Exchange) -> Sequence[BillingRow | BadItem]:
     except (HyperstackError, RawFileError):
         return ()
     return [item for item in found if isinstance(item, BillingRow | BadItem)]
-
-
-def _identity(row: BillingRow) -> str:
-    """Give the row's id in the billing system; a row without one is its own content."""
-    return row.attributes.id or hashlib.sha256(msgspec.json.encode(row)).hexdigest()
 
 
 def _rows_per_page(exchange: Exchange) -> int | None:

@@ -133,7 +133,8 @@ def _add_item(
     try:
         rows = to_rows(exchange, item)
     except (ArithmeticError, LookupError, ValueError) as error:
-        reason = f"value out of range ({type(error).__name__})"
+        detail = str(error)[:80] if isinstance(error, ValueError) else type(error).__name__
+        reason = f"value out of range ({detail})"
         batch.refuse(*source, f"item {position}", table, reason, msgspec.json.encode(item))
         return None
     for row in rows:
@@ -207,13 +208,18 @@ def type_of_list(kind: str) -> str:
 
 
 def _history_rows(exchange: Exchange, item: answers.BillingRow) -> list[tuple[Any, ...]]:
-    """Give one row per amount of money; other figures of the answer stay in the raw file."""
+    """Give one row per amount of money; other figures of the answer stay in the raw file.
+
+    Raises: ValueError when a line of a list, or the total, has no bill: that is not a bill of 0.
+    """
     part_of_vm = _SUB_RESOURCES.fullmatch(exchange.endpoint)
     kind = "vm" if part_of_vm else exchange.endpoint.removeprefix(answers.HISTORY).strip("/") or "organisation"
     start, end = (parse_instant(exchange.query[name]) for name in ("start_date", "end_date"))
     if end - start < timedelta(0):
         raise ValueError("window runs backwards")
-    about = item.attributes
+    about, amounts = item.about, item.amounts()
+    if answers.is_history_list(exchange.endpoint) and "incurred_bill" not in amounts:
+        raise ValueError("no incurred_bill")
     return [
         (
             exchange.observed_at,
@@ -221,12 +227,12 @@ def _history_rows(exchange: Exchange, item: answers.BillingRow) -> list[tuple[An
             end,
             type_of_list(kind),
             int(part_of_vm[1]) if part_of_vm else None if kind == "organisation" else _resource_id(about),
-            about.id,
+            about.id if kind == "organisation" else item.identity,
             about.resource_name,
             figure,
             _round(amount, HISTORY_UNIT),
         )
-        for figure, amount in item.amounts().items()
+        for figure, amount in amounts.items()
     ]
 
 

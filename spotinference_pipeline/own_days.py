@@ -76,6 +76,8 @@ class Measure:
             readings = extend(readings, self.end, vm, self.ip_rate)
         gaps = [(before.at, after.at) for before, after in pairwise(readings) if after.at - before.at >= HOLE]
         holes = intersect(union(gaps), [(self.start, self.end)])
+        unread = {self.start, self.end} - {reading.at for reading in life.readings}
+        own.is_cut_unseen |= any(low < instant <= high for instant in unread for low, high in gaps)
         meter, _ = build_meter(readings, vm, self.ip_rate)
         shares = share_day(life.resource_type, meter, vm, self.start, self.end)
         graph = self.graphs.get((life.resource_type, life.resource_id))

@@ -204,9 +204,9 @@ def _read_list(
         exchanges = hyperstack.fetch_history_list(scheduled_at, kind, window.start, window.end)
         taken += exchanges
         found |= {
-            (resource_type, row.attributes.infrahub_id)
+            (resource_type, row.about.infrahub_id)
             for row in read_history_list(exchanges).rows
-            if row.attributes.infrahub_id is not None
+            if row.about.infrahub_id is not None
         }
         if expected <= found or exchanges[-1].status not in (200, 404):
             break

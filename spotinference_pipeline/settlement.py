@@ -45,6 +45,8 @@ class OwnDay:
     readings: int = 0
     network: int | None = None
     """What Hyperstack bills for public IPs, where it was asked because nobody looked."""
+    is_cut_unseen: bool = False
+    """Whether a hole lies over an end of the day: what it moved by on either side, no reading says."""
     hourly: int = 0
     """The highest price that our readings around the day show, femto-dollars an hour."""
 
@@ -109,7 +111,7 @@ def _explain(key: Key, own: OwnDay | None, difference: int, tolerance: int) -> s
         return "unattributed"
     if own is None or not (own.readings or own.amount):
         return "unseen"
-    if own.holes:
+    if own.is_cut_unseen:
         return "gap"
     if abs(difference) <= tolerance:
         return "boundary"

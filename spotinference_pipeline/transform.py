@@ -17,6 +17,7 @@ ROLLUPS = (
     "rollup.vm_token_days",
     "rollup.request_size_days",
     "rollup.credit_days",
+    "rollup.organisation_days",
     "rollup.engine_days",
     "rollup.log_days",
     "rollup.token_residuals",

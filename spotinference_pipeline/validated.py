@@ -38,7 +38,7 @@ _FILE_SCHEMA = {
     "rows_unknown": pl.Int64,
 }
 _KEYS = {
-    "validated.billing_snapshots": ("resource_type", "resource_id", "observed_at"),
+    "validated.billing_snapshots": ("resource_type", "resource_id", "created_at", "observed_at"),
     "validated.billing_history": (
         "resource_type",
         "billing_id",

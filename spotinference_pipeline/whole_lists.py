@@ -1,15 +1,16 @@
-"""Which answers of Hyperstack's billing history were not read as a whole, though each of them is good for itself.
+"""Which answers of Hyperstack were not read as a whole, though each of them is good for itself.
 
 Owns two reasons: a row of the answer was refused, and a list of several pages moved while it was read, so that a row may be
 on none of them. The first is known once all rows of a file are stored, the second from the exchanges. What a list is, is
-`history_lists`'; that a book needs whole answers is `books`', and its check's.
+`history_lists`'; that a book needs whole answers is `books`', and its check's; that a good minute and an upper bound do is
+`rollup.snapshot_days`' and `metric.bounds`'.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from spotinference_pipeline.answers import is_history_list
+from spotinference_pipeline.answers import USAGE, VIRTUAL_MACHINES, is_history_list
 from spotinference_pipeline.history_lists import read_history_list
 from spotinference_pipeline.hyperstack_rows import EXCHANGE_SCHEMA
 from spotinference_pipeline.raw import Exchange
@@ -35,7 +36,7 @@ def doubt_moved(exchanges: Sequence[Exchange], rows: Sequence[Row]) -> list[Row]
 
 
 def doubt_refused(rows: Sequence[Row], quarantine: Sequence[Row]) -> list[Row]:
-    """Give the rows of exchanges, those of which the quarantine holds a bill as not good.
+    """Give the rows of exchanges, those of which the quarantine holds a bill, a counter or a machine as not good.
 
     `quarantine`: rows that begin with source_file and source_line, and end with reason and content.
     """
@@ -43,10 +44,15 @@ def doubt_refused(rows: Sequence[Row], quarantine: Sequence[Row]) -> list[Row]:
     endpoint = list(EXCHANGE_SCHEMA).index("endpoint")
     return [
         _doubt(row, f"a row was refused: {reasons[row[-2:]]}")
-        if row[-2:] in reasons and is_history_list(row[endpoint])
+        if row[-2:] in reasons and _is_list(row[endpoint])
         else row
         for row in rows
     ]
+
+
+def _is_list(endpoint: str) -> bool:
+    """Tell whether an answer names all there is: what one of its rows says is missing where the row was refused."""
+    return endpoint in (USAGE, VIRTUAL_MACHINES) or is_history_list(endpoint)
 
 
 def _doubt(row: Row, problem: str) -> Row:

@@ -37,7 +37,8 @@ create table if not exists validated.exchanges (
     source_line bigint not null
 );
 comment on column validated.exchanges.is_good is
-'answered 200 and read as a whole; of the billing history also: no row refused, all pages of a list at rest';
+'answered 200 and read as a whole: no row of counters, machines or billing history refused, all pages of a list at '
+'rest';
 comment on column validated.exchanges.clock_skew_seconds is
 'Hyperstack''s clock minus ours, by the Date header; null without one';
 comment on column validated.exchanges.schema_drift is
@@ -78,7 +79,8 @@ create table if not exists validated.billing_history (
     source_line bigint not null
 );
 comment on column validated.billing_history.resource_type is 'organisation for the totals';
-comment on column validated.billing_history.billing_id is 'the billing system''s own id of the line';
+comment on column validated.billing_history.billing_id is
+'the billing system''s own id of the line; where it has none, a digest of its attributes without the status';
 comment on column validated.billing_history.figure is 'as Hyperstack names it: incurred_bill, vm_cost, ...';
 
 -- One row per bucket of a resource's cost graph.
@@ -451,6 +453,24 @@ comment on column rollup.credit_days.paid_in_usd is
 'payments made after opened_at up to closed_at; null where their list was not read since';
 comment on column rollup.credit_days.drift_usd is
 'opening - closing + topped up - usage: above 0, the balance lost more than the counters say';
+
+-- One row per UTC day: the organisation's month-to-date total at both ends of the day, as read each minute.
+create table if not exists rollup.organisation_days (
+    utc_day date not null,
+    opened_at timestamptz,
+    closed_at timestamptz,
+    opening_usd decimal(38, 9),
+    closing_usd decimal(38, 9),
+    short_usd decimal(38, 15),
+    counted_usd_per_minute decimal(28, 15) not null
+);
+comment on column rollup.organisation_days.opened_at is
+'up to which instant opening_usd was asked for: at or before the day''s start; that itself on the first of a month';
+comment on column rollup.organisation_days.closed_at is
+'up to which instant closing_usd was asked for: five minutes after the day or later, or the last one before that';
+comment on column rollup.organisation_days.short_usd is 'most that closing_usd may miss of the day';
+comment on column rollup.organisation_days.counted_usd_per_minute is
+'the highest price of each resource that the counters list around the day, together';
 
 -- One row per UTC day, answered model and usage_source.
 create table if not exists rollup.token_days (
@@ -858,7 +878,7 @@ create table if not exists metric.bounds (
 );
 comment on column metric.bounds.inside_usd is 'paid without what may lie beyond the ends of the window';
 comment on column metric.bounds.most_usd is
-'paid with all that may lie inside them; null while some counter was not read after the window';
+'paid with all that may lie inside them or is in the organisation''s total alone; null while some of it is not known';
 comment on column metric.bounds.exact_tokens is
 'of requests with vLLM''s final usage, less what the log has beyond the engines'' own counters';
 comment on column metric.bounds.unlogged_tokens is

@@ -40,7 +40,7 @@ from spotinference_sim.vllm_alone import SimulatedVllm
 from spotinference_sim.vllm_options import Options as VllmOptions
 
 from spotinference_pipeline import contracts, hyperstack_rows, ledger, raw, transform, validated
-from spotinference_pipeline.answers import HISTORY, HISTORY_LISTS
+from spotinference_pipeline.answers import HISTORY, HISTORY_LISTS, USAGE
 from spotinference_pipeline.batch import to_frame
 from spotinference_pipeline.processes import free_port
 from spotinference_pipeline.settings import Settings
@@ -117,8 +117,16 @@ def fill_week(insert: Callable[..., None]) -> Callable[..., None]:
             served |= {"utc_day": utc_day, "model": model, "usage_source": "engine_final"}
             rows["rollup.token_days"].append(served)
             rows["rollup.snapshot_days"].append({"utc_day": utc_day, "minutes_good": minutes})
+            total = {"utc_day": utc_day, "short_usd": Decimal(0)} | dict.fromkeys(
+                ("opening_usd", "closing_usd"), Decimal(0)
+            )
+            rows["rollup.organisation_days"].append(total)
             machine = {"alive_seconds": 86_400, "active_seconds": 3_600, "busy_seconds": 1_200}
             rows["rollup.vm_days"].append({"utc_day": utc_day, "vm_id": 11} | machine)
+        for second, query in enumerate(("deleted=false", "deleted=true")):
+            at = datetime(DAY.year, DAY.month, DAY.day + 1, second=second, tzinfo=UTC)
+            lists = {"endpoint": USAGE, "query": query, "is_good": True, "scheduled_at": at, "observed_at": at}
+            rows["validated.exchanges"].append(lists)
         for table, of_table in rows.items():
             insert(warehouse, table, of_table)
         for back in range(6 + days - 1, -1, -1):

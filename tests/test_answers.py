@@ -68,7 +68,7 @@ def test_events_are_found_under_both_names(wrapper: str) -> None:
 def test_history_rows_are_found_whatever_the_wrapper_is_called(words: Any, wrapper: str) -> None:
     content = words.history((700123, "461.01935484000006"), wrapper=wrapper)
     item = read_one(f"{answers.HISTORY}/virtual-machine", content)
-    assert item.attributes.infrahub_id == 700123
+    assert item.about.infrahub_id == 700123
     assert item.amounts() == {"incurred_bill": Decimal("461.01935484000006")}
 
 

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from spotinference_sim.books import organisation_truth
+from spotinference_sim.faults import Faults
+from spotinference_sim.features import Features
 from spotinference_sim.lay_down import lay_down_raw
 from spotinference_sim.losses import LogLosses, past_the_proxy, without_usage
 from spotinference_sim.request_log import lay_down_log
 from spotinference_sim.scenario import Scenario
 from spotinference_sim.truth import truth
 
-from spotinference_pipeline import ledger, publication, transform, validated
+from spotinference_pipeline import checks, ledger, publication, transform, validated
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import Warehouse, open_scratch
@@ -31,6 +34,7 @@ IS_SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 SEEDS = range(200) if IS_SOAK else (0, 82)  # 82 loses the first segment of the log
 FIRST = date(2026, 11, 16)
 DAYS = [FIRST + timedelta(days=day) for day in range(7)]
+OVER_A_MONTH = [date(2026, 10, 28) + timedelta(days=day) for day in range(7)]
 QUARTER_S = 900
 
 
@@ -113,3 +117,32 @@ def test_the_truth_of_a_week_lies_inside_its_bounds(seed: int, tmp_path: Path) -
         for true in truths:
             assert low is None or low <= true
             assert high is None or true <= high
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("features", "warned"), [(Features(), 0), (Features.all(), 7)], ids=["counted", "uncounted"])
+def test_what_no_counter_shows_lies_inside_the_bounds_of_days_without_a_book(
+    features: Features, warned: int, tmp_path: Path
+) -> None:
+    """The organisation's total knows of it each minute; where there is none, it widens them by a few minutes only."""
+    scenario = Scenario.long(20, OVER_A_MONTH[0], len(OVER_A_MONTH), features=features)
+    lay_down_raw(
+        scenario,
+        tmp_path,
+        scenario.end_s + 900,
+        faults=Faults(),
+        watches=lambda at: at % 7_200 == 0 or at % 86_400 in (300, 86_340) or at >= scenario.end_s,
+    )
+    with open_scratch() as warehouse:
+        validated.ingest(warehouse, tmp_path / "raw" / "hyperstack", Storage(str(tmp_path / "request_log")))
+        for day in OVER_A_MONTH:
+            transform.build_table(warehouse, "rollup.organisation_days", day)
+            ledger.build_day(warehouse, day)
+            transform.build_table(warehouse, "metric.inputs", day)
+        transform.build_metrics(warehouse, OVER_A_MONTH[-1])
+        inside, most = warehouse.query("select inside_usd, most_usd from metric.bounds").row(0)
+        rule = ["counters_hold_what_the_total_does"]
+        found = checks.run_days(warehouse, OVER_A_MONTH, rule).values()
+    true = sum(Decimal(organisation_truth(scenario, day).first_femtos).scaleb(-15) for day in OVER_A_MONTH)
+    assert inside <= true <= most < true * Decimal("1.002")
+    assert sum(not finding.passed for (finding,) in found) == warned

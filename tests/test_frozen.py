@@ -20,7 +20,7 @@ from spotinference_pipeline.warehouse import Warehouse, read_sql
 GOLDEN = Path(__file__).parent / "golden" / "publication"
 METHOD_VERSION = 1
 METHOD_SQL = {
-    "metric.bounds": "5c5fe19372a13ca8ba9006003d7db7aa2882295e5cfc43d1d5d60b86c1512b60",
+    "metric.bounds": "dc59d0f76d2209faee60431daa96011254d5f9e4f58eab35cfd44aca115e75ff",
     "metric.cost_parts": "0b6797985e2296cbcc73dd595df08c5bb9bd4d300337335af764a6a70f0a3c1c",
     "metric.cost_per_mtok": "9d1359a3e3447628a2a90b2bdaf048f792c049b5c12a152e443caa5534b17492",
     "metric.coverage": "337e437b50dbd40d70ff48f3ae80efbbad1ece8e2811b3efd7a481b27a17eb07",
@@ -31,7 +31,7 @@ METHOD_SQL = {
     "metric.request_percentiles": "7606a15a4e59dc9238e1c6625cc2ea0aaa82a36d9213e35b771539ca2acf2d32",
     "metric.served": "bab7da2f34c2360125a70626cb9fdc86fb31dc11ca2a953989678b7bd8bc3f91",
     "metric.vm_costs": "576c6ee83af17070c44341ee4946ab333c9f339cbaef5e5f3dbfd822f852e543",
-    "rollup.engine_days": "97fc5a3688ffca2097b0f60877b1874e5eabc129c48368c061e5db653e195683",
+    "rollup.engine_days": "af458c50407bb14683371ce13e3e726cb43246ba05d7d6eaeecc6400221be7e0",
     "rollup.log_days": "61ebc6713a98f4255e08fe913f8485b837e88b9df4cf272772efc7380a702a42",
     "rollup.snapshot_days": "a0133ee50a3f322e784200c978ad0e68b74a6e65c2da2f750364cb139ffc2581",
     "rollup.token_days": "124af33cdb51d1596ba96661bbc83696f567d644b01c5535e00a73f534b9387e",

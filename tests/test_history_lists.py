@@ -54,7 +54,7 @@ class Shelf:
 
 
 def ids(exchanges: Sequence[Exchange]) -> list[int | None]:
-    return [row.attributes.infrahub_id for row in read_history_list(exchanges).rows]
+    return [row.about.infrahub_id for row in read_history_list(exchanges).rows]
 
 
 def test_a_list_of_one_page_is_one_request_of_a_hundred_rows(words: Any) -> None:
@@ -189,7 +189,7 @@ def test_F045_a_row_that_cannot_be_read_is_kept_and_makes_the_list_partial(words
     shelf = Shelf(words, 2)
     shelf.rows[0] = {"attributes": {"id": "uuid-0"}}
     found = read_history_list(shelf.fetch())
-    assert [row.attributes.id for row in found.rows] == ["uuid-1"]
+    assert [row.about.id for row in found.rows] == ["uuid-1"]
     assert b"uuid-0" in found.bad_items[0].content
     assert found.problem == "rows that cannot be read"
 

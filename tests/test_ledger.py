@@ -514,6 +514,28 @@ def test_hours_that_nobody_saw_take_what_is_left_of_the_bill(hour: Any) -> None:
     assert hour.warehouse.query("from rollup.adjustments")["reason"].to_list() == ["gap"]
 
 
+@pytest.mark.parametrize(
+    ("readings", "reason"),
+    [
+        ((f"{EVE}T23:55", "00:05", "23:55", f"{MORROW}T00:05"), "rate"),
+        (("00:00", "00:16", "23:44", f"{MORROW}T00:00"), "rate"),
+        ((f"{EVE}T23:50", "00:06", "23:55", f"{MORROW}T00:05"), "gap"),
+        ((f"{EVE}T23:55", "00:05", "23:50", f"{MORROW}T00:06"), "gap"),
+        ((f"{EVE}T23:55", "00:05", "23:44"), "gap"),
+        ((f"{EVE}T12:00", f"{MORROW}T12:00"), "gap"),
+    ],
+)
+def test_only_a_hole_over_midnight_explains_a_difference_of_the_day(
+    books: Any, readings: tuple[str, ...], reason: str
+) -> None:
+    """Between two readings inside the day the counter says all that was billed, however long nobody looked."""
+    for number, at in enumerate(readings):
+        books.reading(at, str(number))
+    books.book({VM: "1500"}, total="1500")
+    books.build()
+    assert books.warehouse.query("from rollup.adjustments")["reason"].to_list() == [reason]
+
+
 def test_a_line_that_nobody_saw_is_a_resource_of_the_day(books: Any) -> None:
     books.book({("bucket", 5): "0.25", ("vm", 6): "24"}, total="24.25")
     assert books.build() == {("bucket", 5): usd(storage="0.25"), ("vm", 6): usd(idle="24")}

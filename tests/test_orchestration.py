@@ -62,6 +62,7 @@ GROUPS = {
         "engine_days",
         "invoice_days",
         "log_days",
+        "organisation_days",
         "parks",
         "request_size_days",
         "reconciliation_days",

@@ -80,9 +80,20 @@ def test_what_books_do_not_list_may_be_off_for_where_the_day_was_cut() -> None:
 
 
 def test_what_nobody_saw_has_its_reason_whatever_its_size() -> None:
-    assert reasons({VM: own(5 * USD, hole=(2, 3))}, book((VM, 9 * USD))) == {VM: [("gap", 4 * USD)]}
+    cut = own(5 * USD, hole=(0, 3))
+    cut.is_cut_unseen = True
+    assert reasons({VM: cut}, book((VM, 9 * USD))) == {VM: [("gap", 4 * USD)]}
     assert reasons({}, book((VM, 9 * USD))) == {VM: [("unseen", 9 * USD)]}
     assert reasons({VM: own(0, readings=0)}, book((VM, 9 * USD))) == {VM: [("unseen", 9 * USD)]}
+
+
+def test_a_hole_inside_the_day_explains_nothing() -> None:
+    """The counter was read on both sides of it: what the day's total differs by is not in it."""
+    days, books = {VM: own(5 * USD, hole=(2, 3))}, [book((VM, 9 * USD))]
+    assert reasons(days, *books) == {VM: [("rate", 4 * USD)]}
+    assert not is_agreed(settle(days, books, LISTED), books)
+    assert reasons(days, book((VM, 5 * USD + USD // 30))) == {VM: [("boundary", USD // 30)]}
+    assert reasons({VM: own(5 * USD, credit=-USD, hole=(2, 3))}, book((VM, 9 * USD)))[VM][0][0] == "correction"
 
 
 def test_a_credit_that_the_books_see_otherwise_is_a_correction() -> None:

@@ -180,6 +180,25 @@ def test_an_ended_resource_is_one_row_however_often_it_is_shown(desk: Any, words
     assert_adds_up(desk)
 
 
+def test_F052_two_ended_lives_of_one_id_are_two_rows_in_one_batch_or_many(open_desk: Open, words: Any) -> None:
+    def life(created: str, ended: str, total: str) -> dict[str, Any]:
+        times = {"create_time": f"2026-11-22T{created}", "terminate_time": f"2026-11-22T{ended}"}
+        return words.usage(total, active=False, bill_per_minute=None, **times)  # type: ignore[no-any-return]
+
+    both = words.usages(life("01:00:00", "03:00:00", "2"), life("04:00:00", "06:00:00", "5"))
+    found = []
+    for bytes_per_batch in (1, validated.BYTES_PER_BATCH):
+        with open_desk() as desk:
+            for at in ("10:00", "10:15"):
+                desk.land(words.exchange(answers.USAGE, both, at, query={"deleted": "true"}))
+            validated.ingest(desk.warehouse, desk.raw_dir, desk.log, bytes_per_batch=bytes_per_batch)
+            found.append(desk.rows("select observed_at, created_at, total_bill_usd from validated.billing_snapshots"))
+            assert (desk.count("quarantine"), desk.count("exchanges where is_good")) == (0, 2)
+            assert_adds_up(desk)
+    assert found[0] == found[1]
+    assert [row[2] for row in found[0]] == [2, 5]
+
+
 # What is malformed
 
 

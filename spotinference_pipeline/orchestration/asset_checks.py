@@ -11,6 +11,7 @@ TABLES = {
     "a_month_is_the_sum_of_its_days": "rollup.adjustments",
     "books_agree_with_the_counters": "rollup.reconciliation_days",
     "clocks_agree": "rollup.snapshot_days",
+    "counters_hold_what_the_total_does": "metric.bounds",
     "each_request_counts_once": "rollup.token_days",
     "every_row_is_accounted_for": "rollup.snapshot_days",
     "kinds_add_up_to_the_counter": "rollup.cost_days",
