@@ -109,8 +109,8 @@ def take_snapshot() -> None:
 def ingest() -> None:
     """Read new raw files and log segments into the validated tables; copy today's list prices first."""
     settings = _settings()
-    _copy_list_prices(settings)
     with open_warehouse(settings.warehouse_path) as warehouse:
+        _copy_list_prices(settings)
         done = _ingest(warehouse, settings)
     print(
         f"{done.files} files: {done.rows_read} rows read, {done.rows_accepted} accepted, "
@@ -126,8 +126,8 @@ def build(
     """Build rollups and metric of closed UTC days; also the backfill of past days."""
     settings = _settings()
     wanted = parse_closed_days(days, settings.clock())
-    _copy_list_prices(settings)
     with open_warehouse(settings.warehouse_path) as warehouse:
+        _copy_list_prices(settings)
         _ingest(warehouse, settings)
         built = backfill.build(warehouse, wanted, lambda day: print(f"{day} rolled up"), force=force)
         warehouse.copy_for_analysts()
