@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json, SecretStr, ValidationError
 
 from spotinference_pipeline.errors import SettingsError
+from spotinference_pipeline.windows import parse_day
 
 PREFIX = "SPOTINFERENCE_"
 _SECRETS = frozenset({"hyperstack_api_key", "dagster_postgres_url"})
@@ -26,6 +27,10 @@ def _utc(instant: object) -> object:
     if not isinstance(parsed, datetime) or parsed.tzinfo is None:
         raise ValueError("an instant with a zone, such as 2026-11-23T00:00:00Z")
     return parsed.astimezone(UTC)
+
+
+def _day(day: object) -> object:
+    return parse_day(day) if isinstance(day, str) else day
 
 
 class Settings(BaseModel):
@@ -51,7 +56,7 @@ class Settings(BaseModel):
     now: Annotated[datetime | None, BeforeValidator(_utc)] = None
     publish_inputs: Literal["by_kind", "by_resource"] = "by_kind"
     dagster_postgres_url: SecretStr | None = None
-    first_day: date | None = None
+    first_day: Annotated[date | None, BeforeValidator(_day)] = None
     min_snapshot_coverage: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.95")
     min_exact_usage: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.95")
     min_token_coverage: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.95")
