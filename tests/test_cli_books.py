@@ -181,9 +181,10 @@ def test_export_writes_the_spend_and_says_what_it_adds_up_to(desk: Desk) -> None
 
 def test_export_of_a_day_that_breaks_a_rule_is_written_and_ends_with_3(desk: Desk) -> None:
     with open_warehouse(desk.folder / "data" / "warehouse.duckdb") as warehouse:
-        warehouse.execute(
-            "update rollup.cost_days set cost_usd = -1 where cost_kind = 'idle' and utc_day = '2026-11-22'"
-        )
+        for table in ("cost_days", "charge_days"):
+            warehouse.execute(
+                f"update rollup.{table} set cost_usd = -1 where cost_kind = 'idle' and utc_day = '2026-11-22'"
+            )
     done = desk.type("export", "focus", "2026-11-21..2026-11-22", "--to", str(desk.folder / "out"))
     assert done.exit_code == exit_codes.GATE
     assert len(list((desk.folder / "out").iterdir())) == 2

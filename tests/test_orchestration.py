@@ -56,6 +56,7 @@ GROUPS = {
     },
     "rollup": {
         "adjustments",
+        "charge_days",
         "cost_days",
         "credit_days",
         "engine_days",
