@@ -78,15 +78,8 @@ def is_whole(warehouse: Warehouse, fetched: Fetched) -> bool:
 
 
 def without_data(warehouse: Warehouse, days: Sequence[date]) -> list[date]:
-    """Give the days of which there are neither snapshots nor books."""
-    known = warehouse.query(
-        """
-        select utc_day from rollup.snapshot_days where minutes_good > 0
-        union
-        select utc_day from rollup.reconciliation_days
-        """
-    )
-    return sorted(set(days) - set(known["utc_day"].to_list()))
+    """Give the days, once they are built, of which there are neither snapshots nor books."""
+    return sorted(set(days) - set(warehouse.query("from rollup.known_days")["utc_day"].to_list()))
 
 
 def build(

@@ -33,16 +33,12 @@ class Exported:
 def export(warehouse: Warehouse, days: Sequence[date], folder: Path, account: str) -> Exported:
     """Write the charges of built days to `focus.<first>.<last>.parquet` and `.csv`; the same rows give the same bytes.
 
-    Raises: SettingsError when a day is not built, or there is no account to name; WarehouseError when the charges are not
-    what the ledger says.
+    Raises: SettingsError when a day is not built or nothing is known of it, or there is no account to name; WarehouseError
+    when the charges are not what the ledger says.
     """
     if not account.strip():
         raise SettingsError("--account: expected a BillingAccountId, found none; give your organisation's number")
-    built = set(warehouse.query("select utc_day from rollup.snapshot_days")["utc_day"].to_list())
-    if missing := sorted(set(days) - built):
-        raise SettingsError(
-            f"day {missing[0]}: expected it to be built, found none; run `spotinference build {missing[0]}`"
-        )
+    _check_days(warehouse, days)
     frame = read_charges(warehouse, days, account)
     _check_sums(warehouse, days, frame)
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,6 +65,19 @@ def read_charges(warehouse: Warehouse, days: Sequence[date], account: str) -> pl
     frame = frame.rename({name: _focus_name(name) for name in frame.columns})
     own = sorted(name for name in frame.columns if name.startswith("x_"))
     return frame.select(sorted(set(frame.columns) - set(own)) + own)
+
+
+def _check_days(warehouse: Warehouse, days: Sequence[date]) -> None:
+    built = set(warehouse.query("select utc_day from rollup.snapshot_days")["utc_day"].to_list())
+    known = set(warehouse.query("from rollup.known_days")["utc_day"].to_list())
+    for day in days:
+        if day not in built:
+            raise SettingsError(f"day {day}: expected it to be built, found none; run `spotinference build {day}`")
+        if day not in known:
+            raise SettingsError(
+                f"day {day}: expected snapshots or a book of it, found neither, so it costs nothing here; "
+                f"run `spotinference reconcile {day}`"
+            )
 
 
 def _check_sums(warehouse: Warehouse, days: Sequence[date], frame: pl.DataFrame) -> None:

@@ -61,6 +61,7 @@ GROUPS = {
         "credit_days",
         "engine_days",
         "invoice_days",
+        "known_days",
         "log_days",
         "parks",
         "request_size_days",

@@ -2,7 +2,7 @@
 -- period of an invoice and no line bills. USD; residual = billed - ledger. A view: always what the ledger says now.
 -- Lines that bill the same thing share its ledger, over all invoices, by number and line: a credit takes what it bills,
 -- any other line what it bills and at most what is left, the last line the rest. Tax is never matched: its ledger is
--- null. docs/invoice.md, "Matching".
+-- null. built_days are those of which something is known. docs/invoice.md, "Matching".
 with revisions as (
     select
         invoice_number,
@@ -47,7 +47,7 @@ invoice_days as (
         invoices.invoice_number,
         count(days.utc_day) as built_days
     from invoices
-    left join rollup.snapshot_days as days
+    left join rollup.known_days as days
         on invoices.period_start <= days.utc_day and invoices.period_end > days.utc_day
     group by invoices.invoice_number
 ),
