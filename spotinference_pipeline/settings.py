@@ -92,6 +92,11 @@ class Settings(BaseModel):
         """Folder or object-store URL under which `economics/` is published."""
         return self.publish_url or str(self.data_dir / "published")
 
+    @property
+    def has_api_key(self) -> bool:
+        """Tell whether Hyperstack can be asked at all; whether the key is a good one is another question."""
+        return self.hyperstack_api_key is not None or self.hyperstack_api_key_file is not None
+
     def api_key(self) -> str:
         """Give Hyperstack's key.
 

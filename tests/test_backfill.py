@@ -132,7 +132,9 @@ def test_a_broken_rule_is_told_with_its_day(three_days: Warehouse, insert: Make)
     assert told == {day: ["every_row_is_accounted_for"] for day in DAYS}
 
 
-def test_a_window_whose_other_days_were_not_built_is_about_the_built_one_and_breaks_no_rule(three_days: Warehouse) -> None:
+def test_a_window_whose_other_days_were_not_built_is_about_the_built_one_and_breaks_no_rule(
+    three_days: Warehouse,
+) -> None:
     """Dollars and tokens are both the one day's, and the coverage tells that six days are missing."""
     (built,) = backfill.build(three_days, [DAY])
     assert built.broken == []

@@ -86,7 +86,9 @@ def test_a_month_of_which_only_two_days_are_built_says_so(desk: Desk) -> None:
     desk.environment["SPOTINFERENCE_NOW"] = "2026-12-03T00:00:00Z"
     file = desk.invoice("line,description,category,usd\n1,all,vm,2880\n")
     done = desk.type("invoice", "load", file, "--period", "2026-11", "--number", "INV-7")
-    assert done.stdout.splitlines()[1].endswith("residual 0 cents; only 2 of its 30 days are built with snapshots or books")
+    assert done.stdout.splitlines()[1].endswith(
+        "residual 0 cents; only 2 of its 30 days are built with snapshots or books"
+    )
 
 
 def test_days_that_were_built_without_any_data_are_not_taken_for_built(desk: Desk) -> None:
