@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 from spotinference_pipeline import checks, reconciliation, transform, validated
-from spotinference_pipeline.books import FINAL, read_books
+from spotinference_pipeline.books import FINAL, SETTLE, read_books
 from spotinference_pipeline.hyperstack import Hyperstack
 from spotinference_pipeline.pacing import Pace
 from spotinference_pipeline.reconciliation import Fetched
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
-from spotinference_pipeline.warehouse import Warehouse, open_warehouse
-from spotinference_pipeline.windows import Window, days_between, days_resting_on, month_window
+from spotinference_pipeline.warehouse import Warehouse, open_warehouse, read_sql
+from spotinference_pipeline.windows import Window, day_window, days_between, days_resting_on, month_window
 
 
 @dataclass(frozen=True)
@@ -78,16 +78,31 @@ def is_whole(warehouse: Warehouse, fetched: Fetched) -> bool:
     return any(book.source_file == fetched.source_file for book in read_books(warehouse, fetched.window))
 
 
+def fetch_unknown(
+    settings: Settings, days: Sequence[date], connect: Callable[..., Hyperstack] = Hyperstack
+) -> list[Fetched]:
+    """Fetch the books of those settled days of which there are neither good snapshots nor a book, as `fetch_books` does.
+
+    Without a key nothing is asked, and of days that are known nothing either.
+    """
+    if not settings.has_api_key:
+        return []
+    now, minutes = settings.clock(), read_sql("rollup.snapshot_days")
+    with open_warehouse(settings.warehouse_path) as warehouse:
+        validated.ingest(warehouse, settings.raw_dir, Storage(settings.request_log))
+        unknown = [
+            day
+            for day in days
+            if now >= day_window(day).end + SETTLE
+            and not warehouse.query(minutes, {"utc_day": day})["minutes_good"].item()
+            and not read_books(warehouse, day_window(day))
+        ]
+    return list(fetch_books(settings, unknown, connect)) if unknown else []
+
+
 def without_data(warehouse: Warehouse, days: Sequence[date]) -> list[date]:
-    """Give the days of which there are neither snapshots nor books."""
-    known = warehouse.query(
-        """
-        select utc_day from rollup.snapshot_days where minutes_good > 0
-        union
-        select utc_day from rollup.reconciliation_days
-        """
-    )
-    return sorted(set(days) - set(known["utc_day"].to_list()))
+    """Give the days, once they are built, of which there are neither snapshots nor books."""
+    return sorted(set(days) - set(warehouse.query("from rollup.known_days")["utc_day"].to_list()))
 
 
 def build(

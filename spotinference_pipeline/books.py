@@ -38,7 +38,7 @@ _LINES = """
         from validated.billing_history
         where
             window_start = $start and window_end = $end and observed_at >= $settled
-            and figure in ('incurred_bill', 'price_per_hour')
+            and figure in ('incurred_bill', 'price_per_hour', 'non_discounted_bill')
         -- a line that stands on two pages, or was read twice: the later answer counts
         qualify row_number() over (
             partition by source_file, resource_type, billing_id, resource_id, figure
@@ -52,7 +52,8 @@ _LINES = """
         resource_id,
         any_value(resource_name) as resource_name,
         sum(amount_usd) filter (where figure = 'incurred_bill') as bill_usd,
-        max(amount_usd) filter (where figure = 'price_per_hour') as usd_per_hour
+        max(amount_usd) filter (where figure = 'price_per_hour') as usd_per_hour,
+        sum(amount_usd) filter (where figure = 'non_discounted_bill') as list_usd
     from lines
     group by source_file, resource_type, resource_id
     having bill_usd is not null
@@ -84,11 +85,15 @@ _BOOKS = """
 
 @dataclass(frozen=True)
 class Line:
-    """What Hyperstack billed for one resource in the window; femto-dollars, and femto-dollars an hour."""
+    """What Hyperstack billed for one resource in the window; femto-dollars, and femto-dollars an hour.
+
+    `listed`: the same bill at list prices, where the line says it.
+    """
 
     bill: int
     hourly: int = 0
     name: str | None = None
+    listed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -118,8 +123,9 @@ def read_books(warehouse: Warehouse, window: Window) -> list[Book]:
     )
     lines = warehouse.query(_LINES, {"start": window.start, "end": window.end, "settled": settled})
     by_file: dict[str, dict[Key, Line]] = defaultdict(dict)
-    for file, resource_type, resource_id, name, bill, hourly in lines.iter_rows():
-        by_file[file][resource_type, resource_id] = Line(_nano(bill), 0 if hourly is None else to_femto(hourly), name)
+    for file, resource_type, resource_id, name, bill, hourly, listed in lines.iter_rows():
+        price, at_list = 0 if hourly is None else to_femto(hourly), None if listed is None else _nano(listed)
+        by_file[file][resource_type, resource_id] = Line(_nano(bill), price, name, at_list)
     books = []
     for file, observed_at in files.iter_rows():
         organisation = by_file[file].pop(("organisation", 0), None)

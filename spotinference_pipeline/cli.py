@@ -39,6 +39,7 @@ from spotinference_pipeline.errors import (
 from spotinference_pipeline.exit_codes import FAILED, GATE, WRONG_USE
 from spotinference_pipeline.orchestration import steps
 from spotinference_pipeline.processes import Processes, free_port
+from spotinference_pipeline.reconciliation import Fetched
 from spotinference_pipeline.settings import Settings
 from spotinference_pipeline.storage import Storage
 from spotinference_pipeline.warehouse import (
@@ -123,25 +124,31 @@ def build(
     days: Days,
     force: Annotated[bool, typer.Option(help="also where fewer minutes are known than before")] = False,
 ) -> None:
-    """Build rollups and metric of closed UTC days; also the backfill of past days."""
+    """Build rollups and metric of closed UTC days; of days that nobody watched Hyperstack's books are fetched before."""
     settings = _settings()
     wanted = parse_closed_days(days, settings.clock())
+    fetched = backfill.fetch_unknown(settings, wanted)
+    booked = {book.utc_day for book in fetched}
     with open_warehouse(settings.warehouse_path) as warehouse:
         _copy_list_prices(settings)
         _ingest(warehouse, settings)
+        wanted = sorted({*wanted, *booked})  # a month's book counts on its last day
         built = backfill.build(warehouse, wanted, lambda day: print(f"{day} rolled up"), force=force)
         warehouse.copy_for_analysts()
-        blind = backfill.without_data(warehouse, wanted)
+        _describe_books(warehouse, sorted(booked))
+        incomplete = [book for book in fetched if not backfill.is_whole(warehouse, book)]
+        unknown = backfill.without_data(warehouse, wanted)
+    _tell_incomplete(incomplete)
     broken = [(day.utc_day, finding) for day in built for finding in day.broken]
     _report(broken)
-    if blind:
+    if blind := [day for day in unknown if day not in booked]:
         print(
             f"spotinference: {len(blind)} days from {blind[0]} to {blind[-1]} have neither snapshots nor books: they cost "
             f"nothing here; run `spotinference reconcile {blind[0]}..{blind[-1]}`",
             file=sys.stderr,
         )
     print(f"{len(built)} windows built, from {built[0].utc_day} to {built[-1].utc_day}")
-    if any(finding.blocks for _, finding in broken) or set(blind) == set(wanted):
+    if incomplete or any(finding.blocks for _, finding in broken) or set(unknown) == set(wanted):
         raise typer.Exit(GATE)
 
 
@@ -156,15 +163,9 @@ def reconcile(days: Days) -> None:
         wanted = sorted({*wanted, *(book.utc_day for book in fetched)})  # a month's book counts on its last day
         built = backfill.build(warehouse, wanted)
         warehouse.copy_for_analysts()
+        _describe_books(warehouse, wanted)
         incomplete = [book for book in fetched if not backfill.is_whole(warehouse, book)]
-        for day in wanted:
-            print(cli_books.describe_books(warehouse, day))
-    for book in incomplete:
-        print(
-            f"spotinference: day {book.utc_day}: expected a whole book, found {book.failed} of {book.exchanges} answers failed "
-            f"in {book.path}{f': {book.problem}' if book.problem else ''}; run `spotinference reconcile {book.utc_day}` again",
-            file=sys.stderr,
-        )
+    _tell_incomplete(incomplete)
     broken = [(day.utc_day, finding) for day in built for finding in day.broken]
     _report(broken)
     if incomplete or any(finding.blocks or day in wanted for day, finding in broken):
@@ -284,6 +285,20 @@ def _publishable_days(warehouse: Warehouse, published: Storage) -> list[date]:
             file=sys.stderr,
         )
     return [day for day in built if day not in left_out]
+
+
+def _describe_books(warehouse: Warehouse, days: Sequence[date]) -> None:
+    for day in days:
+        print(cli_books.describe_books(warehouse, day))
+
+
+def _tell_incomplete(books: Sequence[Fetched]) -> None:
+    for book in books:
+        print(
+            f"spotinference: day {book.utc_day}: expected a whole book, found {book.failed} of {book.exchanges} answers failed "
+            f"in {book.path}{f': {book.problem}' if book.problem else ''}; run `spotinference reconcile {book.utc_day}` again",
+            file=sys.stderr,
+        )
 
 
 def _report(broken: Sequence[tuple[date, checks.Finding]]) -> None:

@@ -151,10 +151,10 @@ def _show(settings: Settings, number: str | None, *, as_json: bool) -> None:
 
 
 def _sum_up(of: Comparison) -> str:
-    built = "" if of.built_days == of.period_days else f"; only {of.built_days} of its {of.period_days} days are built"
+    built = f"; only {of.built_days} of its {of.period_days} days are built with snapshots or books"
     return (
         f"billed {of.billed_usd:.2f} USD and tax {of.tax_usd:.2f}; ledger {of.ledger_usd:.2f}; "
-        f"residual {of.residual_cents} cents{built}"
+        f"residual {of.residual_cents} cents{built if of.built_days < of.period_days else ''}"
     )
 
 

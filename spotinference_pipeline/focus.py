@@ -1,7 +1,7 @@
 """Our own spend as FOCUS 1.2, the FinOps Open Cost and Usage Specification: one row per day, resource and charge.
 
 Owns the names and order of the columns, and the two files. What each column says is sql/publication/focus_charges.sql and
-docs/focus.md. It is a view of the ledger: corrections are rows, rows are never edited.
+docs/focus.md. It is a view of the ledger: what was first billed stays as it is, corrections are rows of their own.
 Source: https://focus.finops.org/focus-specification/v1-2/
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from spotinference_pipeline.errors import SettingsError
+from spotinference_pipeline.errors import SettingsError, WarehouseError
 from spotinference_pipeline.warehouse import Warehouse, read_sql
 
 ACCOUNT_TYPE = "Organisation"
@@ -33,16 +33,14 @@ class Exported:
 def export(warehouse: Warehouse, days: Sequence[date], folder: Path, account: str) -> Exported:
     """Write the charges of built days to `focus.<first>.<last>.parquet` and `.csv`; the same rows give the same bytes.
 
-    Raises: SettingsError when a day is not built, or there is no account to name.
+    Raises: SettingsError when a day is not built or nothing is known of it, or there is no account to name; WarehouseError
+    when the charges are not what the ledger says.
     """
     if not account.strip():
         raise SettingsError("--account: expected a BillingAccountId, found none; give your organisation's number")
-    built = set(warehouse.query("select utc_day from rollup.snapshot_days")["utc_day"].to_list())
-    if missing := sorted(set(days) - built):
-        raise SettingsError(
-            f"day {missing[0]}: expected it to be built, found none; run `spotinference build {missing[0]}`"
-        )
+    _check_days(warehouse, days)
     frame = read_charges(warehouse, days, account)
+    _check_sums(warehouse, days, frame)
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"focus.{days[0]}.{days[-1]}"
     parquet, csv = stem.with_name(f"{stem.name}.parquet"), stem.with_name(f"{stem.name}.csv")
@@ -67,6 +65,34 @@ def read_charges(warehouse: Warehouse, days: Sequence[date], account: str) -> pl
     frame = frame.rename({name: _focus_name(name) for name in frame.columns})
     own = sorted(name for name in frame.columns if name.startswith("x_"))
     return frame.select(sorted(set(frame.columns) - set(own)) + own)
+
+
+def _check_days(warehouse: Warehouse, days: Sequence[date]) -> None:
+    built = set(warehouse.query("select utc_day from rollup.snapshot_days")["utc_day"].to_list())
+    known = set(warehouse.query("from rollup.known_days")["utc_day"].to_list())
+    for day in days:
+        if day not in built:
+            raise SettingsError(f"day {day}: expected it to be built, found none; run `spotinference build {day}`")
+        if day not in known:
+            raise SettingsError(
+                f"day {day}: expected snapshots or a book of it, found neither, so it costs nothing here; "
+                f"run `spotinference reconcile {day}`"
+            )
+
+
+def _check_sums(warehouse: Warehouse, days: Sequence[date], frame: pl.DataFrame) -> None:
+    """Hold the charges against the ledger: a day that an earlier version built has no charges, though it cost something."""
+    sql = "select cast(coalesce(sum(cost_usd), 0) as decimal(38, 15)) from rollup.cost_days where utc_day = $utc_day"
+    billed = dict.fromkeys(days, Decimal(0))
+    for start, amount in frame.select("ChargePeriodStart", "BilledCost").iter_rows():
+        billed[start.date()] += amount
+    for day, found in billed.items():
+        cost = warehouse.query(sql, {"utc_day": day}).item()
+        if found != cost:
+            raise WarehouseError(
+                f"day {day}: expected charges that add up to the ledger's {cost} USD, found {found}; "
+                f"run `spotinference build {day}`"
+            )
 
 
 def _focus_name(column: str) -> str:

@@ -13,6 +13,7 @@ from datetime import date
 from decimal import Decimal
 
 from spotinference_pipeline.errors import InvoiceFormError
+from spotinference_pipeline.windows import parse_day
 
 REQUIRED = ("line", "description", "usd")
 TARGETS = ("resource_type", "resource_id", "category")
@@ -189,10 +190,10 @@ def _read_period(number: int, cells: Mapping[str, str], faults: _Faults) -> Peri
     days = []
     for column in PERIOD:
         try:
-            day = date.fromisoformat(cells[column])
+            day = parse_day(cells[column])
         except ValueError:
             day = date.min
-        if len(cells[column]) != 10 or not 2015 <= day.year < 2100:
+        if not 2015 <= day.year < 2100:
             faults.add(number, column, "a UTC day such as 2026-11-01", cells[column])
             return None
         days.append(day)

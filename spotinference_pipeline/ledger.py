@@ -5,7 +5,8 @@ up to a resource's day `own_days`', Hyperstack's own bills are `books`', what a 
 `settlement`'s, the arithmetic is `meter`'s, in integers. Without a book a day costs what its counters moved by; with one
 it costs what was billed, to the last digit. Definitions: docs/method.md, "Paid", "Parts" and "Reconciliation".
 
-Writes rollup.resource_days, rollup.cost_days, rollup.vm_days, rollup.adjustments and rollup.reconciliation_days.
+Writes rollup.resource_days, rollup.cost_days, rollup.vm_days, rollup.adjustments, rollup.reconciliation_days and, for what
+was first billed and is never edited, rollup.charge_days.
 """
 
 from collections import defaultdict
@@ -35,7 +36,7 @@ from spotinference_pipeline.readings import (
     read_public_ip_rate,
     read_vm_facts,
 )
-from spotinference_pipeline.settlement import UNATTRIBUTED, Adjustment, divide, is_agreed, settle
+from spotinference_pipeline.settlement import UNATTRIBUTED, Adjustment, divide, divide_list_price, is_agreed, settle
 from spotinference_pipeline.warehouse import Warehouse
 from spotinference_pipeline.windows import Window, day_window, to_microseconds
 
@@ -45,6 +46,7 @@ TABLES = (
     "rollup.vm_days",
     "rollup.adjustments",
     "rollup.reconciliation_days",
+    "rollup.charge_days",
 )
 _MONEY, _SECONDS, _INSTANT = pl.Decimal(38, 15), pl.Decimal(18, 6), pl.Datetime("us", "UTC")
 _RESOURCE = {"utc_day": pl.Date, "resource_type": pl.String, "resource_id": pl.Int64}
@@ -68,6 +70,7 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
         "is_agreed": pl.Boolean,
     }
     | dict.fromkeys(("billed_usd", "counter_usd", "residual_usd", "unattributed_usd"), _MONEY),
+    "rollup.charge_days": _RESOURCE | {"cost_kind": pl.String, "cost_usd": _MONEY, "list_cost_usd": _MONEY},
 }
 LISTED_TYPES = frozenset({*map(type_of_list, HISTORY_LISTS), UNATTRIBUTED[0]})
 """Resource types that books have lines of."""
@@ -125,14 +128,14 @@ def build_day(warehouse: Warehouse, utc_day: date, facts: DayFacts | None = None
 
 
 def _lives(warehouse: Warehouse, window: Window, books: Sequence[Book]) -> list[Life]:
-    """Read the lives that are in the day; a line of the newest book that nobody ever saw is a life too."""
+    """Read the lives that are in the day; a line of a book that nobody ever saw is a life too, named as it was first."""
     start = to_microseconds(window.start)
     lives = read_lives(warehouse, window.start, window.end)
-    lines = books[-1].lines if books else {}
-    billed = {(life.resource_type, life.resource_id) for life in lives} & lines.keys()
+    names = {key: line.name for book in reversed(books) for key, line in book.lines.items()}
+    billed = {(life.resource_type, life.resource_id) for life in lives} & names.keys()
     lives = [life for life in lives if life.readings[-1].at > start or (life.resource_type, life.resource_id) in billed]
-    for key in sorted(lines.keys() - billed):
-        lives.append(Life(*key, lines[key].name, [Reading(start, 0, None)], is_excluded=False))
+    for key in sorted(names.keys() - billed):
+        lives.append(Life(*key, names[key], [Reading(start, 0, None)], is_excluded=False))
     return lives
 
 
@@ -144,19 +147,25 @@ def _facts(warehouse: Warehouse, lives: Sequence[Life], window: Window) -> dict[
 
 def _close(resources: dict[Key, ResourceDay], books: Sequence[Book], adjustments: Sequence[Adjustment]) -> None:
     """Settle each resource: what was billed where a book says so, else what its counters say."""
-    if books and any(adjustment.key == UNATTRIBUTED for adjustment in adjustments):
+    if any(one.key == UNATTRIBUTED for one in adjustments):
         resources[UNATTRIBUTED].name = UNATTRIBUTED[0]
     adjusted: dict[Key, int] = defaultdict(int)
-    for adjustment in adjustments:
-        adjusted[adjustment.key] += adjustment.amount
+    at_first: dict[Key, int] = defaultdict(int)
+    for one in adjustments:
+        adjusted[one.key] += one.amount
+        if one.booked_at == books[0].observed_at:
+            at_first[one.key] += one.amount
     for key, found in resources.items():
         own = found.own
         if books and key[0] in LISTED_TYPES:
             found.kinds = divide(key[0], own, own.total + adjusted[key])
+            found.first_kinds = divide(key[0], own, own.total + at_first[key])
+            line = books[0].lines.get(key)
+            found.listed_kinds = divide_list_price(found.first_kinds, line.listed if line else None)
             found.source = "books, hours inferred" if own.holes else "books"
             found.edge = found.outside = 0
         else:
-            found.kinds = add_shares(own.shares) | {"credit": own.credit}
+            found.kinds = found.first_kinds = add_shares(own.shares) | {"credit": own.credit}
 
 
 def _add_month(resources: dict[Key, ResourceDay], month: Sequence[Adjustment]) -> None:
@@ -194,6 +203,7 @@ def _store(warehouse: Warehouse, facts: DayFacts, vms: Sequence[tuple[Any, ...]]
     utc_day, resources, books = facts.utc_day, facts.resources, facts.books
     resource_rows: list[tuple[Any, ...]] = []
     cost_rows: list[tuple[Any, ...]] = []
+    charge_rows: list[tuple[Any, ...]] = []
     for key, found in sorted(resources.items()):
         own, spent = found.own, {kind: amount for kind, amount in found.kinds.items() if amount}
         amounts = (_usd(amount) for amount in (sum(spent.values()), own.total, found.edge, found.outside))
@@ -202,13 +212,19 @@ def _store(warehouse: Warehouse, facts: DayFacts, vms: Sequence[tuple[Any, ...]]
             (utc_day, *key, found.name, *amounts, found.source, unseen, own.readings, found.is_excluded)
         )
         cost_rows += [(utc_day, *key, kind, _usd(spent[kind])) for kind in sorted(spent)]
+        first, listed = found.first_kinds, found.listed_kinds
+        charge_rows += [
+            (utc_day, *key, kind, _usd(first[kind]), _usd(listed[kind]) if kind in listed else None)
+            for kind in sorted(first)
+            if first[kind]
+        ]
     booked = [
         (utc_day, *one.key, one.reason, _usd(one.amount), _usd(one.tolerance), one.booked_at)
         for one in (*facts.adjustments, *facts.month)
     ]
     counted = sum(found.own.total for found in resources.values())
     reconciled = [_reconciliation_row(utc_day, books, facts.adjustments, counted)] if books else []
-    rows = zip(TABLES, (resource_rows, cost_rows, vms, booked, reconciled), strict=True)
+    rows = zip(TABLES, (resource_rows, cost_rows, vms, booked, reconciled, charge_rows), strict=True)
     return {table: warehouse.replace_day(table, utc_day, to_frame(some, _SCHEMAS[table])) for table, some in rows}
 
 

@@ -23,6 +23,10 @@ class ResourceDay:
     is_excluded: bool = False
     own: OwnDay = field(default_factory=OwnDay)
     kinds: Mapping[str, int] = field(default_factory=dict)
+    first_kinds: Mapping[str, int] = field(default_factory=dict)
+    """As the day's first book billed it; where there is none, the same as `kinds`."""
+    listed_kinds: Mapping[str, int] = field(default_factory=dict)
+    """The first bill at list prices, where it says that."""
     edge: int = 0
     outside: int = 0
     source: str = "counters"

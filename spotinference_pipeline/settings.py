@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic_core import from_json
 
 from spotinference_pipeline.errors import SettingsError
+from spotinference_pipeline.windows import parse_day
 
 PREFIX = "SPOTINFERENCE_"
 _SECRETS = frozenset({"hyperstack_api_key", "dagster_postgres_url"})
@@ -37,7 +38,11 @@ def _from_json(given: object) -> object:
     return from_json(given) if isinstance(given, str) else given
 
 
-_Day = Annotated[date, Field(ge=date(_FIRST_YEAR, 1, 1), le=date(_LAST_YEAR, 12, 31))]
+def _parse_day(day: object) -> object:
+    return parse_day(day) if isinstance(day, str) else day
+
+
+_Day = Annotated[date, BeforeValidator(_parse_day), Field(ge=date(_FIRST_YEAR, 1, 1), le=date(_LAST_YEAR, 12, 31))]
 _ModelName = Annotated[str, Field(pattern=r"\S")]
 _VmId = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
 _Models = Annotated[dict[_ModelName, list[_VmId]], BeforeValidator(_from_json)]
@@ -101,6 +106,11 @@ class Settings(BaseModel):
     def published(self) -> str:
         """Folder or object-store URL under which `economics/` is published."""
         return self.publish_url or str(self.data_dir / "published")
+
+    @property
+    def has_api_key(self) -> bool:
+        """Tell whether Hyperstack can be asked at all; whether the key is a good one is another question."""
+        return self.hyperstack_api_key is not None or self.hyperstack_api_key_file is not None
 
     def api_key(self) -> str:
         """Give Hyperstack's key.

@@ -138,6 +138,16 @@ def divide(resource_type: str, own: OwnDay, bill: int) -> dict[str, int]:
     return positive | ({"credit": own.billed_credit} if own.billed_credit else {})
 
 
+def divide_list_price(parts: Mapping[str, int], listed: int | None) -> dict[str, int]:
+    """Divide a bill at list prices like the bill's own parts; credits are what they are. Nothing where that cannot be."""
+    credit = parts.get("credit", 0)
+    others = {kind: amount for kind, amount in parts.items() if kind != "credit" and amount}
+    if listed is None or not others or listed < credit:
+        return {}
+    divided = apportion(listed - credit, list(others.values()))
+    return dict(zip(others, divided, strict=True)) | ({"credit": credit} if credit else {})
+
+
 def _with_network(parts: Mapping[str, int], network: int, kind: str) -> dict[str, int]:
     """Give so much of the parts to the network; the other parts share what is left in proportion."""
     others = {name: amount for name, amount in parts.items() if name != "network" and amount} or {kind: 1}

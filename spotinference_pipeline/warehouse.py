@@ -26,7 +26,7 @@ from spotinference_pipeline.errors import WarehouseError, WarehouseLockedError
 
 LOCK_DEADLINE_SECONDS = 60.0
 SQL_DIR = shipped.path("sql")
-VIEWS = ("rollup.wakes", "rollup.invoice_days", "metric.invoice_residuals")
+VIEWS = ("rollup.wakes", "rollup.known_days", "rollup.invoice_days", "metric.invoice_residuals")
 """Tables that are questions asked anew at each reading, because rows of any later day change what they say."""
 QueryError = duckdb.Error
 """What a query raises that cannot run."""

@@ -4,6 +4,7 @@ Owns the only calendar arithmetic of the package: days, the trailing seven days,
 them, and instants as text. It reads no clock: the present is passed in.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -14,6 +15,7 @@ TRAILING_DAYS = 7
 BOUNDED_DAYS = TRAILING_DAYS + 3
 """Days that end with D and that D's bounds are made of: requests of the three before its window may run into it."""
 ONE_DAY = timedelta(days=1)
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,16 @@ def days_between(first: date, last: date) -> Iterator[date]:
         yield first + offset * ONE_DAY
 
 
+def parse_day(text: str) -> date:
+    """Read `2026-11-22`, and no other spelling of a day: not `20261122`, not `2026-W47-7`.
+
+    Raises: ValueError when the text is not a day.
+    """
+    if not _DAY.fullmatch(text):
+        raise ValueError("expected YYYY-MM-DD")
+    return date.fromisoformat(text)
+
+
 def parse_days(text: str) -> list[date]:
     """Read `2026-11-22` or `2026-11-16..2026-11-22`, both ends included, oldest first.
 
@@ -77,8 +89,8 @@ def parse_days(text: str) -> list[date]:
     """
     first_text, dots, last_text = text.partition("..")
     try:
-        first = date.fromisoformat(first_text)
-        last = date.fromisoformat(last_text) if dots else first
+        first = parse_day(first_text)
+        last = parse_day(last_text) if dots else first
     except ValueError:
         raise SettingsError(
             f"day {text!r}: expected YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD; write for example 2026-11-16..2026-11-22"
@@ -109,10 +121,10 @@ def parse_month(text: str) -> tuple[date, date]:
     Raises: SettingsError when the text is not a month since 2015.
     """
     try:
-        first = date.fromisoformat(f"{text}-01")
+        first = parse_day(f"{text}-01")
     except ValueError:
         first = date.min
-    if len(text) != 7 or first.year < 2015:
+    if first.year < 2015:
         raise SettingsError(f"month {text!r}: expected YYYY-MM since 2015; write for example 2026-11")
     return first, (first + 31 * ONE_DAY).replace(day=1)
 

@@ -358,6 +358,19 @@ create table if not exists rollup.cost_days (
 );
 comment on column rollup.cost_days.cost_kind is 'busy, idle, cold_start, parked, storage, network, other or credit';
 
+-- One row per UTC day, resource and cost_kind as the day's first book billed it: no later book edits a row. With what
+-- later books brought (rollup.adjustments) it sums to rollup.cost_days. Before there is a book, the same as cost_days.
+create table if not exists rollup.charge_days (
+    utc_day date not null,
+    resource_type varchar not null,
+    resource_id bigint not null,
+    cost_kind varchar not null,
+    cost_usd decimal(38, 15) not null,
+    list_cost_usd decimal(38, 15)
+);
+comment on column rollup.charge_days.list_cost_usd is
+'at Hyperstack''s list prices (non_discounted_bill), divided like the bill; null where no line of the book says it';
+
 -- One row per UTC day, resource and booked difference between our own ledger and Hyperstack's books.
 create table if not exists rollup.adjustments (
     utc_day date not null,

@@ -512,8 +512,14 @@ class Books:
             is_recovered=False,
         )
 
-    def book(self, bills: Mapping[tuple[str, int], str], total: str, at: str = "2026-11-23T02:00") -> None:
-        """Hyperstack's whole book of the day, in a file of its own."""
+    def book(
+        self,
+        bills: Mapping[tuple[str, int], str],
+        total: str,
+        at: str = "2026-11-23T02:00",
+        listed: Mapping[tuple[str, int], str] | None = None,
+    ) -> None:
+        """Hyperstack's whole book of the day, in a file of its own; `listed` are bills at list prices."""
         file, observed_at, window = f"book of {at}", _at(at), (_at("00:00"), _at("2026-11-23T00:00"))
         dates = "&".join(
             f"{name}={instant:%Y-%m-%dT%H:%M:%S}"
@@ -525,10 +531,12 @@ class Books:
             for place, endpoint in enumerate(endpoints)
         ]
         self.warehouse.append("validated.exchanges", to_frame(asked, hyperstack_rows.EXCHANGE_SCHEMA))
-        lines = [("organisation", None, total), *((*key, bill) for key, bill in bills.items())]
+        lines = [("organisation", None, "incurred_bill", total)]
+        lines += [(*key, "incurred_bill", bill) for key, bill in bills.items()]
+        lines += [(*key, "non_discounted_bill", bill) for key, bill in (listed or {}).items()]
         rows = [
-            (observed_at, *window, kind, number, f"{kind}/{number}", None, "incurred_bill", Decimal(bill), file, place)
-            for place, (kind, number, bill) in enumerate(lines)
+            (observed_at, *window, kind, number, f"{kind}/{number}", None, figure, Decimal(bill), file, place)
+            for place, (kind, number, figure, bill) in enumerate(lines)
         ]
         table = "validated.billing_history"
         self.warehouse.append(table, to_frame(rows, contracts.polars_schema(table)))

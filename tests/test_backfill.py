@@ -152,7 +152,19 @@ def test_a_broken_rule_is_told_with_its_day(three_days: Warehouse, insert: Make)
     assert told == {day: ["every_row_is_accounted_for"] for day in DAYS}
 
 
-def test_a_window_whose_other_days_were_not_built_breaks_a_rule(three_days: Warehouse) -> None:
+def test_a_window_whose_other_days_were_not_built_is_about_the_built_one_and_breaks_no_rule(
+    three_days: Warehouse,
+) -> None:
+    """Dollars and tokens are both the one day's, and the coverage tells that six days are missing."""
+    (built,) = backfill.build(three_days, [DAY])
+    assert built.broken == []
+    assert number(three_days, DAY) == Decimal(1440)
+
+
+def test_requests_of_a_built_day_that_its_rollups_do_not_know_break_a_rule(three_days: Warehouse, insert: Make) -> None:
+    backfill.build(three_days, DAYS)
+    late = {"request_id": "late", "vm_id": 11, "usage_source": "engine_final", "prompt_tokens": 1_000_000}
+    insert(three_days, "validated.requests", [late | {"finished_at": "2026-11-20T12:00:00Z"}])
     (built,) = backfill.build(three_days, [DAY])
     assert [finding.name for finding in built.broken] == ["tokens_of_the_window_are_its_requests"]
 

@@ -525,6 +525,27 @@ def test_reconcile_with_a_refused_key_says_to_write_a_new_one(desk: Desk) -> Non
         assert ": Hyperstack refuses the key (401 or 403); write a new key, or give this one the right" in line
 
 
+def test_build_with_a_refused_key_says_so_once_a_day_and_builds_what_is_known(desk: Desk) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        key = {"SPOTINFERENCE_HYPERSTACK_URL": url, "SPOTINFERENCE_HYPERSTACK_API_KEY": "not-a-real-key"}
+        done = desk.main("build", "2026-11-20..2026-11-21", **key)
+        server.shutdown()
+        thread.join()
+    assert done.code == exit_codes.GATE
+    assert done.stdout.splitlines() == [
+        "2026-11-20 rolled up",
+        "2026-11-21 rolled up",
+        "2026-11-20 no whole book",
+        "2 windows built, from 2026-11-20 to 2026-11-21",
+    ]
+    (told,) = done.stderr.splitlines()
+    assert told.startswith("spotinference: day 2026-11-20: expected a whole book, found ")
+    assert ": Hyperstack refuses the key (401 or 403); write a new key" in told
+
+
 def test_build_says_of_which_days_nothing_is_known(desk: Desk) -> None:
     done = desk.main("build", "2026-11-18..2026-11-22")
     assert "3 days from 2026-11-18 to 2026-11-20 have neither snapshots nor books" in done.stderr

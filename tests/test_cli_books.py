@@ -86,7 +86,20 @@ def test_a_month_of_which_only_two_days_are_built_says_so(desk: Desk) -> None:
     desk.environment["SPOTINFERENCE_NOW"] = "2026-12-03T00:00:00Z"
     file = desk.invoice("line,description,category,usd\n1,all,vm,2880\n")
     done = desk.type("invoice", "load", file, "--period", "2026-11", "--number", "INV-7")
-    assert done.stdout.splitlines()[1].endswith("residual 0 cents; only 2 of its 30 days are built")
+    assert done.stdout.splitlines()[1].endswith(
+        "residual 0 cents; only 2 of its 30 days are built with snapshots or books"
+    )
+
+
+def test_days_that_were_built_without_any_data_are_not_taken_for_built(desk: Desk) -> None:
+    """Nothing is known of the twentieth: it costs nothing in the ledger because nobody looked."""
+    assert desk.type("build", "2026-11-20").exit_code == exit_codes.GATE
+    refused = desk.type("export", "focus", "2026-11-20..2026-11-22", "--to", str(desk.folder / "out"))
+    assert str(refused.exception).startswith("day 2026-11-20: expected snapshots or a book of it, found neither")
+    assert not (desk.folder / "out").exists()
+    file = desk.invoice(LINES.replace("2026-11-21,", "2026-11-20,"))
+    done = desk.type("invoice", "load", file)
+    assert done.stdout.splitlines()[1].endswith("; only 2 of its 3 days are built with snapshots or books")
 
 
 def test_a_corrected_invoice_is_the_next_revision_and_a_rebuild_knows_both(desk: Desk) -> None:
@@ -153,10 +166,14 @@ def test_a_file_that_is_not_in_its_form_is_wrong_use_and_a_contradiction_fails(
         assert ended.value.code == code
 
 
-def test_a_publication_has_the_residual_when_its_whole_window_is_billed(desk: Desk) -> None:
+def test_a_publication_has_the_residual_when_its_whole_window_is_billed(
+    desk: Desk, lay_raw_files: Callable[..., None]
+) -> None:
     desk.type("publish")
     latest = desk.folder / "data" / "published" / "economics" / "latest.json"
     assert json.loads(latest.read_text())["reconciliation"]["invoice_residual_usd"] is None
+    for day in range(16, 21):
+        lay_raw_files(desk.folder / "data", date(2026, 11, day))
     assert desk.type("build", "2026-11-16..2026-11-22").exit_code == 0
     week = LINES.replace("2026-11-21,", "2026-11-16,")
     desk.type("invoice", "load", desk.invoice(week.replace("2880.05", "17279.98")))
@@ -181,9 +198,10 @@ def test_export_writes_the_spend_and_says_what_it_adds_up_to(desk: Desk) -> None
 
 def test_export_of_a_day_that_breaks_a_rule_is_written_and_ends_with_3(desk: Desk) -> None:
     with open_warehouse(desk.folder / "data" / "warehouse.duckdb") as warehouse:
-        warehouse.execute(
-            "update rollup.cost_days set cost_usd = -1 where cost_kind = 'idle' and utc_day = '2026-11-22'"
-        )
+        for table in ("cost_days", "charge_days"):
+            warehouse.execute(
+                f"update rollup.{table} set cost_usd = -1 where cost_kind = 'idle' and utc_day = '2026-11-22'"
+            )
     done = desk.type("export", "focus", "2026-11-21..2026-11-22", "--to", str(desk.folder / "out"))
     assert done.exit_code == exit_codes.GATE
     assert len(list((desk.folder / "out").iterdir())) == 2

@@ -1,5 +1,6 @@
 """The FOCUS 1.2 export against the rules of the specification, written as code."""
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -12,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spotinference_pipeline import focus
-from spotinference_pipeline.errors import SettingsError
+from spotinference_pipeline.errors import SettingsError, WarehouseError
 from spotinference_pipeline.warehouse import Warehouse, open_scratch
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "focus.md"
+DAY = date(2026, 11, 22)
 DAYS = [date(2026, 10, 31), date(2026, 11, 1)]
 MANDATORY = {
     "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodEnd", "BillingPeriodStart",
@@ -44,6 +46,7 @@ SUBCATEGORIES = {
     "Compute": {"Virtual Machines", "Containers", "Other (Compute)"},
     "Storage": {"Block Storage", "Backup Storage", "Object Storage"},
     "Networking": {"Network Infrastructure"},
+    "AI and Machine Learning": {"Generative AI", "Machine Learning"},
     "Other": {"Other (Other)"},
 }
 DECIMALS = {"BilledCost", "ContractedCost", "EffectiveCost", "ListCost", "PricingQuantity", "ConsumedQuantity"}
@@ -89,7 +92,8 @@ def _broken_by(row: dict[str, Any]) -> list[str]:
         "a correction is of a month that is over": row["ChargeClass"] is None or row["x_AdjustmentReason"] is not None,
         "an adjustment has a reason": (row["ChargeCategory"] == "Adjustment")
         == (row["x_AdjustmentReason"] is not None),
-        "list cost of a charge without unit price": row["ListCost"] == row["BilledCost"] == row["ContractedCost"],
+        "contracted cost of a charge without unit price": row["ContractedCost"] == row["BilledCost"],
+        "list cost of what is not used": used or row["ListCost"] == row["BilledCost"],
         "no empty text": "" not in row.values(),
     }
     return [rule for rule, holds in rules.items() if not holds]
@@ -103,13 +107,14 @@ def ledger(scratch: Warehouse, insert: Callable[..., None]) -> Warehouse:
 
 def fill(warehouse: Warehouse, insert: Callable[..., None], costs: dict[tuple[str, str], Decimal]) -> None:
     for day in DAYS:
-        insert(warehouse, "rollup.snapshot_days", [{"utc_day": day}])
+        insert(warehouse, "rollup.snapshot_days", [{"utc_day": day, "minutes_good": 1440}])
         insert(warehouse, "rollup.vm_days", [{"utc_day": day, "vm_id": 7, "active_seconds": 60, "alive_seconds": 90}])
         rows = [
             {"utc_day": day, "resource_type": kind, "resource_id": 7, "cost_kind": cost_kind, "cost_usd": usd}
             for (kind, cost_kind), usd in costs.items()
         ]
         insert(warehouse, "rollup.cost_days", rows)
+        insert(warehouse, "rollup.charge_days", rows)
 
 
 def test_the_export_keeps_the_rules_and_adds_up_to_the_ledger(ledger: Warehouse, tmp_path: Path) -> None:
@@ -140,6 +145,16 @@ def test_a_day_that_is_not_built_is_refused(ledger: Warehouse, tmp_path: Path) -
         focus.export(ledger, [*DAYS, date(2026, 11, 2)], tmp_path, "4242")
     with pytest.raises(SettingsError, match="--account: expected a BillingAccountId"):
         focus.export(ledger, DAYS, tmp_path, " ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_charges_that_are_not_the_ledger_are_refused(ledger: Warehouse, tmp_path: Path) -> None:
+    ledger.execute("delete from rollup.charge_days where utc_day = '2026-11-01' and cost_kind = 'credit'")
+    found = (
+        r"day 2026-11-01: expected charges that add up to the ledger's 1\.123456789012345 USD, found 2\.123456789012345"
+    )
+    with pytest.raises(WarehouseError, match=found):
+        focus.export(ledger, DAYS, tmp_path, "4242")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,29 +196,63 @@ _CHANGES = st.lists(
 def test_F054_what_books_changed_later_are_rows_of_their_own_and_the_sum_stays(
     insert: Callable[..., None], charges: dict[tuple[str, str], int], changes: list[tuple[str, str, int, int]]
 ) -> None:
-    """The ledger holds the changes: a month's as a kind of its own, a later book's somewhere in its kinds."""
+    """The first book's own difference from our counters is no change: nobody was billed by our counters."""
     costs = {key: Decimal(-femto if key[1] == "credit" else femto).scaleb(-15) for key, femto in charges.items()}
     first_at = datetime(2026, 11, 2, 2, tzinfo=UTC)
     booked = []
     for kind, reason, femto, days in changes:
-        usd, later = Decimal(femto).scaleb(-15), days
-        if reason == "month_boundary":
-            key, later = (kind, "credit" if usd < 0 else "other"), abs(days) + 1
-            costs[key] = costs.get(key, Decimal(0)) + usd
         about = {"utc_day": DAYS[1], "resource_type": kind, "resource_id": 7, "reason": reason}
-        booked.append({**about, "cost_usd": usd, "booked_at": first_at + timedelta(days=later)})
+        later = abs(days) if reason == "month_boundary" else days
+        booked.append({**about, "cost_usd": Decimal(femto).scaleb(-15), "booked_at": first_at + timedelta(days=later)})
     with open_scratch() as warehouse:
         fill(warehouse, insert, costs)
         insert(warehouse, "rollup.reconciliation_days", [{"utc_day": DAYS[1], "first_book_at": first_at}])
         insert(warehouse, "rollup.adjustments", booked)
         frame = focus.read_charges(warehouse, DAYS[1:], "4242")
     assert broken_rules(frame) == []
-    assert sum(frame["BilledCost"].to_list()) == sum(costs.values())
-    later = [row for row in booked if row["booked_at"] > first_at]
+    later = [row for row in booked if row["booked_at"] > first_at or row["reason"] == "month_boundary"]
+    assert sum(frame["BilledCost"].to_list()) == sum(costs.values()) + sum(row["cost_usd"] for row in later)
     shown = frame.filter(pl.col("ChargeCategory") == "Adjustment")
     assert sorted(shown["BilledCost"].to_list()) == sorted(row["cost_usd"] for row in later)
     of_past_month = sum(row["booked_at"] >= datetime(2026, 12, 1, tzinfo=UTC) for row in later)
     assert frame["ChargeClass"].drop_nulls().to_list() == ["Correction"] * of_past_month
+
+
+VM, OTHER, DISK = ("vm", 1), ("vm", 2), ("volume", 8)
+_BILLS = st.lists(
+    st.dictionaries(st.sampled_from([VM, OTHER, DISK]), st.integers(-5000, 90_000), max_size=3), min_size=2, max_size=4
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
+@given(bills=_BILLS, is_seen_all_day=st.booleans(), more=st.integers(0, 500))
+def test_F054_a_later_book_edits_no_row_and_adds_corrections(
+    open_books: Any, bills: list[dict[tuple[str, int], int]], is_seen_all_day: bool, more: int
+) -> None:
+    """One machine is seen busy, idle, parked and with a public IP and a credit, the others never; bills move, come and go."""
+    with open_books() as books:
+        books.public_ip_price("00:00", "0.06")
+        last = 24 if is_seen_all_day else 11
+        for hour in range(last):
+            books.reading(f"{hour:02}:30", f"{100 + 3.6 * hour - 5 * (hour > 7):.2f}")
+        books.fleet("00:00", ip=True)
+        books.fleet("09:00", "HIBERNATED")
+        books.request("03:00", "05:15")
+        before: Counter[str] = Counter()
+        for number, lines in enumerate(bills):
+            billed = {key: str(Decimal(milli).scaleb(-3)) for key, milli in lines.items()}
+            total = str(Decimal(sum(lines.values()) + more * number).scaleb(-3))
+            at = f"2026-11-{23 + number}T02:00"
+            books.book(billed, total, at, {key: str(2 * Decimal(bill)) for key, bill in billed.items()})
+            books.build()
+            frame = focus.read_charges(books.warehouse, [DAY], "4242")
+            rows = Counter(frame.write_csv().splitlines()[1:])
+            assert before <= rows, "every row is still there, byte for byte"
+            assert number == 0 or all(",Adjustment," in row for row in rows - before)
+            ledger = books.warehouse.query("select coalesce(sum(cost_usd), 0) from rollup.cost_days").item()
+            assert sum(frame["BilledCost"].to_list(), Decimal(0)) == ledger == Decimal(total)
+            assert broken_rules(frame) == []
+            before = rows
 
 
 @pytest.mark.parametrize(
@@ -214,7 +263,8 @@ def test_F054_what_books_changed_later_are_rows_of_their_own_and_the_sum_stays(
         ({"ChargeCategory": "Fee"}, "ChargeCategory is Fee"),
         ({"ProviderName": None}, "ProviderName is null"),
         ({"ServiceSubcategory": "Bots"}, "subcategory of its category"),
-        ({"ListCost": Decimal(9)}, "list cost of a charge without unit price"),
+        ({"ContractedCost": Decimal(9)}, "contracted cost of a charge without unit price"),
+        ({"ChargeCategory": "Credit", "ListCost": Decimal(9)}, "list cost of what is not used"),
         ({"ChargePeriodEnd": datetime(2026, 12, 2).astimezone()}, "charge period in billing period"),
     ],
 )

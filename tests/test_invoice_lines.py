@@ -85,6 +85,8 @@ def test_a_fault_is_told_by_its_line_and_column(content: str, said: str) -> None
         ),
         ("11/01/2026", "2026-12-01", "column period_start: expected a UTC day such as 2026-11-01, found '11/01/2026'"),
         ("20261101", "2026-12-01", "column period_start: expected a UTC day"),
+        ("2026-W45-7", "2026-12-01", "column period_start: expected a UTC day such as 2026-11-01, found '2026-W45-7'"),
+        ("2026-11-01", "2026-W49-2", "column period_end: expected a UTC day such as 2026-11-01, found '2026-W49-2'"),
         ("0026-11-01", "2026-12-01", "column period_start: expected a UTC day"),
     ],
 )

@@ -57,10 +57,12 @@ GROUPS = {
     },
     "rollup": {
         "adjustments",
+        "charge_days",
         "cost_days",
         "credit_days",
         "engine_days",
         "invoice_days",
+        "known_days",
         "log_days",
         "organisation_days",
         "parks",

@@ -261,6 +261,27 @@ def test_a_month_ended_an_invoice_arrived_and_a_credit_appeared(open_shift: Any,
         assert_a_rebuild_changes_no_published_byte(shift)
 
 
+def test_build_fetches_the_books_of_days_that_nobody_watched_and_asks_once(open_shift: Any, lines: Any) -> None:
+    days = list(days_between(date(2026, 11, 16), date(2026, 11, 18)))
+    with open_shift(small_fleet(days[0], 4)) as shift:
+        (shift.folder / "key").write_text(API_KEY)
+        lay_log(shift, lines, days)
+        raw_files = shift.folder / "data" / "raw" / "hyperstack"
+        command = "spotinference build 2026-11-16..2026-11-17"
+        code, printed = shift.run(command, datetime(2026, 11, 18, 2, 10, tzinfo=UTC))
+        built = ["2026-11-16 rolled up", "2026-11-17 rolled up"]
+        books = [f"{day} bill ... own 0.000000 residual ...: unseen ..." for day in days[:2]]
+        windows = "2 windows built, from 2026-11-16 to 2026-11-17"
+        assert (code, agrees([*built, *books, windows], printed)) == (0, True), printed
+        asked = len(list(raw_files.rglob("*.jsonl")))
+        again = shift.run(command, datetime(2026, 11, 18, 2, 20, tzinfo=UTC))
+        assert again == (0, [*built, windows])
+        code, printed = shift.run("spotinference build 2026-11-18", datetime(2026, 11, 19, 1, 59, tzinfo=UTC))
+        assert code == 3, "its bills still move, and it is said what to do"
+        assert any("run `spotinference reconcile 2026-11-18..2026-11-18`" in line for line in printed)
+        assert len(list(raw_files.rglob("*.jsonl"))) == asked == 2
+
+
 @pytest.mark.parametrize(
     ("shown", "printed", "agree"),
     [

@@ -1,7 +1,7 @@
 """Settings from the environment and a TOML file."""
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -50,6 +50,13 @@ def test_names_of_the_environment_are_read_and_others_left_alone(tmp_path: Path)
 
 def test_a_relative_data_folder_becomes_absolute() -> None:
     assert settings.read({"SPOTINFERENCE_DATA_DIR": "here/../there"}).data_dir == Path.cwd() / "there"
+
+
+def test_a_day_has_one_spelling() -> None:
+    assert settings.read({"SPOTINFERENCE_FIRST_DAY": "2026-11-22"}).first_day == date(2026, 11, 22)
+    for text in ("20261122", "2026-W47-7", "1795305600", "tomorrow"):
+        with pytest.raises(SettingsError, match=f"SPOTINFERENCE_FIRST_DAY: .*expected YYYY-MM-DD, found '{text}'"):
+            settings.read({"SPOTINFERENCE_FIRST_DAY": text})
 
 
 def test_settings_are_frozen() -> None:

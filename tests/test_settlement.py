@@ -15,6 +15,7 @@ from spotinference_pipeline.settlement import (
     Adjustment,
     OwnDay,
     divide,
+    divide_list_price,
     is_agreed,
     settle,
 )
@@ -210,6 +211,23 @@ def test_the_parts_of_a_bill_add_up_to_it_and_only_credits_are_negative(day: Own
     spent = bill - day.billed_credit
     if day.network is not None and spent >= 0:
         assert parts.get("network", 0) == min(day.network, spent), "what Hyperstack bills for public IPs is known"
+
+
+def test_a_list_price_of_which_nothing_can_be_divided_is_none() -> None:
+    assert divide_list_price({"busy": 3, "idle": 1}, None) == {}
+    assert divide_list_price({"credit": -5}, 7) == {}
+    assert divide_list_price({"busy": 3, "credit": -5}, -6) == {}
+    assert divide_list_price({"busy": 3, "idle": 1, "credit": -5}, 3) == {"busy": 6, "idle": 2, "credit": -5}
+
+
+@given(own_days(), AMOUNTS, AMOUNTS)
+def test_the_parts_of_a_list_price_add_up_to_it_and_have_the_bills_kinds(day: OwnDay, bill: int, listed: int) -> None:
+    parts = divide("vm", day, bill)
+    found = divide_list_price(parts, listed)
+    assert not found or sum(found.values()) == listed
+    assert found.keys() <= parts.keys()
+    assert found.get("credit", parts.get("credit")) == parts.get("credit")
+    assert all(amount >= 0 for kind, amount in found.items() if kind != "credit")
 
 
 @given(st.dictionaries(KEYS, own_days()), books_of())

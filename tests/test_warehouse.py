@@ -268,6 +268,6 @@ def test_the_copy_for_analysts_is_a_whole_database_and_old_readers_keep_theirs(t
 def test_upstreams_of_a_table_are_named_once_and_without_their_aliases() -> None:
     assert warehouse.read_upstreams("metric.invoice_residuals") == [
         "rollup.invoice_days",
-        "rollup.snapshot_days",
+        "rollup.known_days",
         "validated.invoice_lines",
     ]

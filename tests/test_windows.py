@@ -58,11 +58,24 @@ def test_one_day_or_a_range_with_both_ends_can_be_typed() -> None:
     assert windows.parse_days("2026-11-22..2026-11-22") == [DAY]
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2026-11-31", "2026-11-16..", "..2026-11-16", "2026-11-16..soon"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "yesterday", "2026-11-31", "2026-11-16..", "..2026-11-16", "2026-11-16..soon"),
+        *("20261122", "2026-W47-7", "2026W477", "2026-11-16..20261122", "2026-11-22 ", "2026-11-22\n", "٢٠٢٦-11-22"),
+    ],
+)
 def test_what_is_no_day_is_refused_with_the_form_that_is_expected(text: str) -> None:
     with pytest.raises(SettingsError, match="expected YYYY-MM-DD") as caught:
         windows.parse_days(text)
     assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["2026-W4", "2026-1", "202611", "2026-11-01", "2014-12", "2026-13"])
+def test_a_month_has_one_spelling(text: str) -> None:
+    assert windows.parse_month("2026-11") == (date(2026, 11, 1), date(2026, 12, 1))
+    with pytest.raises(SettingsError, match="expected YYYY-MM since 2015"):
+        windows.parse_month(text)
 
 
 def test_a_range_that_runs_backwards_is_refused() -> None:

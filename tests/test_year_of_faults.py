@@ -22,7 +22,7 @@ from spotinference_sim.hyperstack_answers import HyperstackAnswers
 from spotinference_sim.hyperstack_gate import Fate, HyperstackGate
 from spotinference_sim.scenario import Scenario
 
-from spotinference_pipeline import backfill, checks, ledger, reconciliation, snapshot, validated
+from spotinference_pipeline import backfill, checks, focus, ledger, reconciliation, snapshot, validated
 from spotinference_pipeline.books import SETTLE, read_books
 from spotinference_pipeline.hyperstack import Hyperstack
 from spotinference_pipeline.pacing import Pace
@@ -187,7 +187,14 @@ class Years:
             assert sum(costs.values()) == usd(whole.final_femtos if is_corrected else whole.first_femtos), day
             for key, true in truth_by_resource(self.scenario, day).items():
                 if true.listed and not (key[0] == "cluster" and self.faults.cluster_remainder == "list"):
-                    assert costs.get(key, 0) == usd(true.final_femtos if is_corrected else true.first_femtos), (day, key)
+                    assert costs.get(key, 0) == usd(true.final_femtos if is_corrected else true.first_femtos), (
+                        day,
+                        key,
+                    )
+        ledger_usd = self.warehouse.query(
+            "select coalesce(sum(cost_usd), 0) from rollup.cost_days where utc_day = $day", {"day": day}
+        ).item()
+        assert sum(focus.read_charges(self.warehouse, [day], "4242")["BilledCost"].to_list()) == ledger_usd, day
         broken = [finding for finding in checks.run(self.warehouse, day) if finding.blocks]
         assert not broken, broken
 

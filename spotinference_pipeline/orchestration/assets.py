@@ -48,6 +48,7 @@ LEDGER = {
 LEDGER |= {
     "rollup.adjustments": "Every difference between our own ledger and Hyperstack's books, with the reason it was booked for.",
     "rollup.reconciliation_days": "How a day's books compare with our own ledger: bill, residual, what no line explains.",
+    "rollup.charge_days": "What each resource cost on a day as first billed, and at list prices. Later books edit no row of it.",
 }
 BOOKS = dg.AssetKey(["raw", "billing_history"])
 SOURCES = {

@@ -1,11 +1,16 @@
--- Windows whose served tokens are not those of the requests that finished in them.
+-- Windows whose served tokens are not those of the requests that finished on their days, as far as these are built.
 with requests as (
-    select cast(coalesce(sum(prompt_tokens), 0) + coalesce(sum(completion_tokens), 0) as bigint) as served_tokens
-    from validated.requests
+    select
+        cast(
+            coalesce(sum(requests.prompt_tokens), 0) + coalesce(sum(requests.completion_tokens), 0) as bigint
+        ) as served_tokens
+    from validated.requests as requests
+    -- a day that was never built adds neither dollars nor tokens, and no minute to the coverage
+    inner join rollup.snapshot_days as days on cast(requests.finished_at as date) = days.utc_day
     where
-        finished_at >= cast($utc_day as date) - interval 6 days
-        and finished_at < cast($utc_day as date) + interval 1 day
-        and not is_canary
+        requests.finished_at >= cast($utc_day as date) - interval 6 days
+        and requests.finished_at < cast($utc_day as date) + interval 1 day
+        and not requests.is_canary
 )
 
 select

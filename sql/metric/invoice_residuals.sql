@@ -1,7 +1,8 @@
 -- One row per line of each loaded invoice in its newest revision, and one per resource that the ledger has in the
 -- period of an invoice and no line bills. USD; residual = billed - ledger. A view: always what the ledger says now.
--- Lines that bill the same thing share its ledger: each takes what it bills, the last one what is left. Tax is never
--- matched: its ledger is null. docs/invoice.md, "Matching".
+-- Lines that bill the same thing share its ledger, over all invoices, by number and line: a credit takes what it bills,
+-- any other line what it bills and at most what is left, the last line the rest. Tax is never matched: its ledger is
+-- null. built_days are those of which something is known. docs/invoice.md, "Matching".
 with revisions as (
     select
         invoice_number,
@@ -46,7 +47,7 @@ invoice_days as (
         invoices.invoice_number,
         count(days.utc_day) as built_days
     from invoices
-    left join rollup.snapshot_days as days
+    left join rollup.known_days as days
         on invoices.period_start <= days.utc_day and invoices.period_end > days.utc_day
     group by invoices.invoice_number
 ),
@@ -60,6 +61,54 @@ matched as (
     from rollup.invoice_days
     where target is not null
     group by target, period_start, period_end
+),
+
+-- what each line takes of its target's ledger; positive lines share what is left of it beside the credits
+shares as (
+    select
+        lines.invoice_number,
+        lines.line,
+        lines.target,
+        lines.period_start,
+        lines.period_end,
+        coalesce(matched.ledger_usd, 0) as ledger_usd,
+        if(
+            lines.billed_usd < 0,
+            lines.billed_usd,
+            least(
+                lines.billed_usd,
+                greatest(
+                    coalesce(matched.ledger_usd, 0)
+                    - sum(least(lines.billed_usd, 0)) over of_target
+                    - (sum(greatest(lines.billed_usd, 0)) over in_order - lines.billed_usd),
+                    0
+                )
+            )
+        ) as taken_usd,
+        row_number() over in_order = count(*) over of_target as is_last
+    from billed_lines as lines
+    left join matched
+        on
+            lines.target = matched.target
+            and lines.period_start = matched.period_start
+            and lines.period_end = matched.period_end
+    where lines.line_kind != 'tax'
+    window
+        of_target as (partition by lines.target, lines.period_start, lines.period_end),
+        in_order as (
+            partition by lines.target, lines.period_start, lines.period_end
+            order by lines.invoice_number, lines.line
+            rows unbounded preceding
+        )
+),
+
+takes as (
+    select
+        invoice_number,
+        line,
+        if(is_last, ledger_usd - (sum(taken_usd) over of_target - taken_usd), taken_usd) as ledger_usd
+    from shares
+    window of_target as (partition by target, period_start, period_end)
 ),
 
 compared as (
@@ -76,23 +125,9 @@ compared as (
         lines.period_start,
         lines.period_end,
         lines.billed_usd,
-        case
-            when lines.line_kind = 'tax' then null
-            when row_number() over last_first > 1 then lines.billed_usd
-            else coalesce(matched.ledger_usd, 0) - (sum(lines.billed_usd) over of_target - lines.billed_usd)
-        end as ledger_usd
+        takes.ledger_usd
     from billed_lines as lines
-    left join matched
-        on
-            lines.target = matched.target
-            and lines.period_start = matched.period_start
-            and lines.period_end = matched.period_end
-    window
-        of_target as (partition by lines.target, lines.period_start, lines.period_end),
-        last_first as (
-            partition by lines.target, lines.period_start, lines.period_end
-            order by lines.invoice_number desc, lines.line desc
-        )
+    left join takes on lines.invoice_number = takes.invoice_number and lines.line = takes.line
 
     union all by name
 

@@ -1,8 +1,7 @@
 -- One row per charge of the UTC day, in the columns of FOCUS 1.2 (docs/focus.md), their names in lower case: resource
--- and kind of cost as first billed, then each change that a later book or the month's brought, as a row of its own.
--- USD. The billed costs of a day add up to the ledger's: what was changed is taken out of the lines that the ledger
--- has it in, of the largest kind first. Quantities: hours in which a machine was busy, idle, ...; of all else, days on
--- which it was billed. Unknown is null.
+-- and kind of cost as first billed, then each change that a later book or the month's brought, as a row of its own: no
+-- later book edits a row. USD. The billed costs of a day add up to the ledger's. Quantities: hours in which a machine
+-- was busy, idle, ...; of all else, days on which it was billed. Unknown is null.
 with changes as (
     select
         adjustments.resource_type,
@@ -11,121 +10,10 @@ with changes as (
         adjustments.cost_usd,
         adjustments.booked_at
     from rollup.adjustments as adjustments
-    inner join rollup.reconciliation_days as days
-        on adjustments.utc_day = days.utc_day and adjustments.booked_at > days.first_book_at
-    where adjustments.utc_day = $utc_day
-),
-
--- the ledger without what a month was billed beyond its days, which is booked as a kind of its own
-lines as (
-    select
-        resource_type,
-        resource_id,
-        cost_kind,
-        sum(cost_usd) as cost_usd
-    from (
-        select
-            resource_type,
-            resource_id,
-            cost_kind,
-            cost_usd
-        from rollup.cost_days
-        where utc_day = $utc_day
-
-        union all
-
-        select
-            resource_type,
-            resource_id,
-            if(cost_usd < 0, 'credit', 'other') as cost_kind,
-            -cost_usd as cost_usd
-        from changes
-        where reason = 'month_boundary'
-    ) as parts
-    group by resource_type, resource_id, cost_kind
-    having sum(cost_usd) != 0
-),
-
-corrections as (
-    select
-        resource_type,
-        resource_id,
-        sum(cost_usd) as cost_usd
-    from changes
-    where reason != 'month_boundary'
-    group by resource_type, resource_id
-),
-
-ranked as (
-    select
-        lines.resource_type,
-        lines.resource_id,
-        lines.cost_kind,
-        lines.cost_usd,
-        coalesce(corrections.cost_usd, 0) as corrected_usd,
-        row_number() over largest_first as place,
-        coalesce(sum(lines.cost_usd) over largest_first - lines.cost_usd, 0) as larger_usd
-    from lines
-    left join corrections
-        on lines.resource_type = corrections.resource_type and lines.resource_id = corrections.resource_id
-    window
-        largest_first as (
-            partition by lines.resource_type, lines.resource_id
-            order by (lines.cost_kind = 'credit') asc, lines.cost_usd desc, lines.cost_kind asc
-            rows unbounded preceding
-        )
-),
-
-corrected as (
-    select
-        resource_type,
-        resource_id,
-        cost_kind,
-        cost_usd,
-        case
-            when corrected_usd < 0 and place > 1 then 0
-            when corrected_usd < 0 then if(cost_kind = 'credit', greatest(corrected_usd, cost_usd), corrected_usd)
-            when cost_kind = 'credit' then greatest(corrected_usd - larger_usd, 0)
-            else least(cost_usd, greatest(corrected_usd - larger_usd, 0))
-        end as part_usd
-    from ranked
-),
-
--- corrections of what the ledger has no line of any more: the bill became nothing, or less
-gone as (
-    select
-        corrections.resource_type,
-        corrections.resource_id,
-        corrections.cost_usd - coalesce(sum(corrected.part_usd), 0) as cost_usd
-    from corrections
-    left join corrected
-        on corrections.resource_type = corrected.resource_type and corrections.resource_id = corrected.resource_id
-    group by corrections.resource_type, corrections.resource_id, corrections.cost_usd
-),
-
-first_billed as (
-    select
-        resource_type,
-        resource_id,
-        cost_kind,
-        cost_usd - part_usd as cost_usd
-    from corrected
-    where cost_usd != part_usd
-
-    union all
-
-    select
-        resource_type,
-        resource_id,
-        case
-            when cost_usd > 0 then 'credit'
-            when resource_type = 'vm' then 'idle'
-            when resource_type in ('volume', 'snapshot', 'bucket') then 'storage'
-            else 'other'
-        end as cost_kind,
-        -cost_usd as cost_usd
-    from gone
-    where cost_usd != 0
+    inner join rollup.reconciliation_days as days on adjustments.utc_day = days.utc_day
+    where
+        adjustments.utc_day = $utc_day
+        and (adjustments.booked_at > days.first_book_at or adjustments.reason = 'month_boundary')
 ),
 
 charges as (
@@ -135,6 +23,7 @@ charges as (
         lines.resource_id,
         lines.cost_kind,
         lines.cost_usd,
+        lines.list_cost_usd,
         lines.charge_category,
         lines.adjustment_reason,
         lines.booked_at,
@@ -162,10 +51,12 @@ charges as (
             resource_id,
             cost_kind,
             cost_usd,
+            coalesce(list_cost_usd, cost_usd) as list_cost_usd,
             if(cost_kind = 'credit', 'Credit', 'Usage') as charge_category,
             null as adjustment_reason,
             null as booked_at
-        from first_billed
+        from rollup.charge_days
+        where utc_day = $utc_day
 
         union all
 
@@ -174,6 +65,7 @@ charges as (
             resource_id,
             null as cost_kind,
             cost_usd,
+            cost_usd as list_cost_usd,
             'Adjustment' as charge_category,
             reason as adjustment_reason,
             booked_at
@@ -193,7 +85,12 @@ services (resource_type, service_category, service_subcategory, service_name) as
     ('snapshot', 'Storage', 'Backup Storage', 'Snapshots'),
     ('bucket', 'Storage', 'Object Storage', 'Object Storage'),
     ('cluster', 'Compute', 'Containers', 'Kubernetes'),
-    ('contract', 'Compute', 'Other (Compute)', 'Contracts')
+    ('contract', 'Compute', 'Other (Compute)', 'Contracts'),
+    ('serverless_inference', 'AI and Machine Learning', 'Generative AI', 'Serverless Inference'),
+    ('image_generation', 'AI and Machine Learning', 'Generative AI', 'Image Generation'),
+    ('fine_tuning', 'AI and Machine Learning', 'Machine Learning', 'Fine-Tuning'),
+    ('model_evaluation', 'AI and Machine Learning', 'Machine Learning', 'Model Evaluation'),
+    ('data_synthesis', 'AI and Machine Learning', 'Machine Learning', 'Data Synthesis')
 )
 
 select
@@ -215,7 +112,7 @@ select
     cast(charges.cost_usd as decimal(38, 15)) as effective_cost,
     invoiced.invoice_number as invoice_id,
     'Hyperstack' as invoice_issuer_name,
-    cast(charges.cost_usd as decimal(38, 15)) as list_cost,
+    cast(charges.list_cost_usd as decimal(38, 15)) as list_cost,
     if(charges.charge_category = 'Usage', 'Standard', null) as pricing_category,
     charges.quantity as pricing_quantity,
     charges.unit as pricing_unit,
