@@ -189,11 +189,11 @@ def open_warehouse(path: Path, deadline_seconds: float = LOCK_DEADLINE_SECONDS) 
 
 
 @contextmanager
-def open_scratch(threads: int = 1) -> Iterator[Warehouse]:
-    """Open an empty warehouse in memory."""
-    connection = duckdb.connect(":memory:")
+def open_scratch(threads: int | None = None) -> Iterator[Warehouse]:
+    """Open an empty warehouse in memory, by default with a thread for each processor."""
+    connection = duckdb.connect(":memory:", config={} if threads is None else {"threads": threads})
     try:
-        _prepare(connection, threads)
+        _prepare(connection)
         yield Warehouse(connection)
     finally:
         connection.close()
@@ -254,10 +254,8 @@ def _connect(path: Path, deadline_seconds: float) -> duckdb.DuckDBPyConnection:
             delay = min(2 * delay, 1.0)
 
 
-def _prepare(connection: duckdb.DuckDBPyConnection, threads: int = 1) -> None:
-    """A second thread saves no time with rows of a day, and takes a fifth more of the processor's (decision 0020)."""
+def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
     for setting in (
-        f"set threads = {threads}",
         "set timezone = 'UTC'",
         "set checkpoint_threshold = '128MiB'",  # at 16 MB every batch of an ingest packs the rows of the last one again
         "set enable_progress_bar = false",

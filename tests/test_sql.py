@@ -258,6 +258,7 @@ def test_the_zone_of_the_machine_moves_no_request_to_another_day(zone: str) -> N
 _VIEWED: dict[str, list[dict[str, Any]]] = {
     "rollup.wake_days": [{"utc_day": DAY, "vm_id": 7, "started_at": f"{DAY}T{hour}:00:00Z"} for hour in ("02", "20")],
     "rollup.cost_days": [{"utc_day": DAY, "resource_type": "vm", "resource_id": 7, "cost_kind": "busy"}],
+    "rollup.snapshot_days": [{"utc_day": DAY, "minutes_good": 1440}],
     "validated.invoice_lines": [{"invoice_number": "1", "period_start": DAY, "period_end": date(2026, 11, 23)}],
 }
 
