@@ -95,22 +95,23 @@ def split_lines(content: bytes) -> list[bytes | BadLine]:
     """Give every line, from number 1 on: its verified JSON, or why it is bad. A torn last line is bad."""
     lines = content.split(b"\n")
     torn = lines.pop()
-    sums = map(google_crc32c.value, [line[:-_TAIL_BYTES] for line in lines])
     checked = [
-        line if line[-_TAIL_BYTES:] == b',"c":"%08x"}' % crc else BadLine(number, _checksum_fault(line, crc), line)
-        for number, (line, crc) in enumerate(zip(lines, sums, strict=True), start=1)
+        line
+        if line[-_TAIL_BYTES:] == b',"c":"%08x"}' % google_crc32c.value(line[:-_TAIL_BYTES])
+        else BadLine(number, _checksum_fault(line), line)
+        for number, line in enumerate(lines, start=1)
     ]
     if torn:
         checked.append(BadLine(len(lines) + 1, "torn line: expected a newline at its end", torn))
     return checked
 
 
-def _checksum_fault(line: bytes, crc: int) -> str:
+def _checksum_fault(line: bytes) -> str:
     """Say what is wrong with the end of a line; checksums are compared as text."""
-    tail = line[-_TAIL_BYTES:]
+    content, tail = line[:-_TAIL_BYTES], line[-_TAIL_BYTES:]
     if not (tail.startswith(b',"c":"') and tail.endswith(b'"}')):
         return 'checksum: expected the line to end with ,"c":"xxxxxxxx"}'
-    return f"checksum: expected {crc:08x}, found {tail[6:14]!r}"
+    return f"checksum: expected {google_crc32c.value(content):08x}, found {tail[6:14]!r}"
 
 
 def read_records(
